@@ -1,0 +1,15 @@
+//! Connections, migrations and every query, one module per noun. Money and cache live in two SQLite files, so that
+//! bulk answers never delay a reservation.
+
+mod answers;
+mod connection;
+mod generations;
+mod keys;
+mod tenants;
+
+pub use answers::{CacheFile, StoredAnswer};
+pub use connection::{Database, DatabaseConfig, DatabaseError, cache_path, sqlite_path};
+pub use generations::{Generation, Reservation};
+pub use keys::KeyRow;
+pub use sqlx::Error as SqlError;
+pub use tenants::TenantRow;

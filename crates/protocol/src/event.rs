@@ -1,0 +1,305 @@
+//! The canonical stream: chunks, collecting them into a reply, and replaying a reply as chunks.
+
+use crate::reply::{AssistantMessage, Choice, Reply};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// One event of a streamed answer; fields that Sluice does not interpret travel in `extra`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Chunk {
+    #[serde(default)]
+    pub id: String,
+    #[serde(default = "object")]
+    pub object: String,
+    #[serde(default)]
+    pub created: u64,
+    #[serde(default)]
+    pub model: String,
+    #[serde(default)]
+    pub choices: Vec<ChunkChoice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Value>,
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+fn object() -> String {
+    "chat.completion.chunk".to_owned()
+}
+
+/// The news of one alternative.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChunkChoice {
+    #[serde(default)]
+    pub index: u32,
+    #[serde(default)]
+    pub delta: Delta,
+    #[serde(default)]
+    pub finish_reason: Option<String>,
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What is appended to a message.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<Value>>,
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Delta {
+    fn says_something(&self) -> bool {
+        self.content.as_deref().is_some_and(|text| !text.is_empty())
+            || self.refusal.as_deref().is_some_and(|text| !text.is_empty())
+            || self.tool_calls.as_deref().is_some_and(|calls| !calls.is_empty())
+            || self.extra.values().any(|value| !matches!(value, Value::Null) && value != "")
+    }
+}
+
+impl Chunk {
+    /// True where a client would see something: text, a refusal, a tool call, reasoning, or the end of a choice.
+    pub fn has_content(&self) -> bool {
+        self.choices.iter().any(|choice| choice.delta.says_something() || choice.finish_reason.is_some())
+    }
+
+    /// Characters of visible text, for estimating the usage of a cut stream.
+    pub fn text_chars(&self) -> usize {
+        let visible = |choice: &ChunkChoice| choice.delta.content.as_deref().map_or(0, |text| text.chars().count());
+        self.choices.iter().map(visible).sum()
+    }
+}
+
+/// Puts a reply together from its chunks.
+#[derive(Debug, Default)]
+pub struct Collector {
+    reply: Option<Reply>,
+}
+
+impl Collector {
+    /// Appends one chunk.
+    pub fn push(&mut self, chunk: &Chunk) {
+        let reply = self.reply.get_or_insert_with(|| Reply {
+            id: chunk.id.clone(),
+            object: "chat.completion".to_owned(),
+            created: chunk.created,
+            model: chunk.model.clone(),
+            choices: Vec::new(),
+            usage: None,
+            extra: Map::new(),
+        });
+        if chunk.usage.is_some() {
+            reply.usage.clone_from(&chunk.usage);
+        }
+        reply.extra.extend(chunk.extra.clone());
+        for news in &chunk.choices {
+            let at = match reply.choices.iter().position(|choice| choice.index == news.index) {
+                Some(at) => at,
+                None => {
+                    reply.choices.push(Choice {
+                        index: news.index,
+                        message: AssistantMessage::default(),
+                        finish_reason: None,
+                        extra: Map::new(),
+                    });
+                    reply.choices.len() - 1
+                }
+            };
+            append(&mut reply.choices[at], news);
+        }
+    }
+
+    /// True once every choice seen so far has ended and there is at least one.
+    pub fn has_ended(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| {
+            !reply.choices.is_empty() && reply.choices.iter().all(|choice| choice.finish_reason.is_some())
+        })
+    }
+
+    /// Ends the collection; `None` when there was no chunk.
+    pub fn finish(self) -> Option<Reply> {
+        let mut reply = self.reply?;
+        for call in reply.choices.iter_mut().flat_map(|choice| &mut choice.message.tool_calls) {
+            if let Value::Object(call) = call {
+                call.shift_remove("index"); // only a stream needs it
+            }
+        }
+        Some(reply)
+    }
+}
+
+fn append(choice: &mut Choice, news: &ChunkChoice) {
+    let message = &mut choice.message;
+    append_text(&mut message.content, news.delta.content.as_deref());
+    append_text(&mut message.refusal, news.delta.refusal.as_deref());
+    for call in news.delta.tool_calls.iter().flatten() {
+        append_tool_call(&mut message.tool_calls, call);
+    }
+    for (name, value) in &news.delta.extra {
+        merge(message.extra.entry(name.clone()).or_insert(Value::Null), value);
+    }
+    for (name, value) in &news.extra {
+        merge_logprobs(choice.extra.entry(name.clone()).or_insert(Value::Null), value);
+    }
+    if news.finish_reason.is_some() {
+        choice.finish_reason.clone_from(&news.finish_reason);
+    }
+}
+
+fn append_text(target: &mut Option<String>, news: Option<&str>) {
+    if let Some(news) = news {
+        target.get_or_insert_default().push_str(news);
+    }
+}
+
+fn append_tool_call(calls: &mut Vec<Value>, news: &Value) {
+    let index = news["index"].as_u64();
+    let Some(known) = calls.iter_mut().find(|call| index.is_some() && call["index"].as_u64() == index) else {
+        calls.push(news.clone());
+        return;
+    };
+    let arguments = news.pointer("/function/arguments").and_then(Value::as_str).unwrap_or("");
+    match known.pointer_mut("/function/arguments") {
+        Some(Value::String(known)) => known.push_str(arguments),
+        _ => known["function"]["arguments"] = json!(arguments),
+    }
+}
+
+/// Strings and lists grow, anything else is replaced: how reasoning text and its details arrive.
+fn merge(known: &mut Value, news: &Value) {
+    match (known, news) {
+        (_, Value::Null) => {}
+        (Value::String(known), Value::String(news)) => known.push_str(news),
+        (Value::Array(known), Value::Array(news)) => known.extend(news.iter().cloned()),
+        (known, news) => *known = news.clone(),
+    }
+}
+
+/// `logprobs` is an object of lists that grow.
+fn merge_logprobs(known: &mut Value, news: &Value) {
+    match (known, news) {
+        (Value::Object(known), Value::Object(news)) => {
+            for (name, value) in news {
+                merge(known.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (known, news) if !news.is_null() => *known = news.clone(),
+        _ => {}
+    }
+}
+
+/// Characters of text in one replayed chunk: about the size in which providers stream.
+const REPLAY_CHARS: usize = 48;
+
+/// Cuts a reply into the chunks a stream of it would have had, without usage.
+pub fn replay(reply: &Reply) -> Vec<Chunk> {
+    let chunk = |choice: ChunkChoice| Chunk {
+        id: reply.id.clone(),
+        object: object(),
+        created: reply.created,
+        model: reply.model.clone(),
+        choices: vec![choice],
+        usage: None,
+        extra: reply.extra.clone(),
+    };
+    let mut chunks = Vec::new();
+    for choice in &reply.choices {
+        let message = &choice.message;
+        let news = |delta: Delta| ChunkChoice { index: choice.index, delta, ..ChunkChoice::default() };
+        let opening = Delta { role: Some(message.role.clone()), extra: message.extra.clone(), ..Delta::default() };
+        chunks.push(chunk(news(opening)));
+        for piece in pieces(message.content.as_deref().unwrap_or("")) {
+            chunks.push(chunk(news(Delta { content: Some(piece), ..Delta::default() })));
+        }
+        if message.refusal.is_some() {
+            chunks.push(chunk(news(Delta { refusal: message.refusal.clone(), ..Delta::default() })));
+        }
+        for (index, call) in message.tool_calls.iter().enumerate() {
+            let mut call = call.clone();
+            call["index"] = json!(index);
+            chunks.push(chunk(news(Delta { tool_calls: Some(vec![call]), ..Delta::default() })));
+        }
+        let last = ChunkChoice {
+            index: choice.index,
+            finish_reason: choice.finish_reason.clone(),
+            extra: choice.extra.clone(),
+            ..ChunkChoice::default()
+        };
+        chunks.push(chunk(last));
+    }
+    chunks
+}
+
+fn pieces(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    chars.chunks(REPLAY_CHARS).map(|piece| piece.iter().collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn reply(content: &str, tool_calls: Vec<Value>) -> Reply {
+        let message = json!({"role": "assistant", "content": content, "reasoning": "because", "tool_calls": tool_calls});
+        let reply = json!({"id": "x", "created": 3, "model": "m", "system_fingerprint": "fp",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
+        serde_json::from_value(reply).expect("a reply")
+    }
+
+    fn collect(chunks: &[Chunk]) -> Reply {
+        let mut collector = Collector::default();
+        chunks.iter().for_each(|chunk| collector.push(chunk));
+        collector.finish().expect("chunks")
+    }
+
+    proptest! {
+        #[test]
+        fn a_replayed_reply_collects_to_itself(content in ".{1,300}") {
+            let reply = reply(&content, vec![]);
+            prop_assert_eq!(collect(&replay(&reply)), reply);
+        }
+    }
+
+    #[test]
+    fn tool_calls_in_pieces_are_put_together_by_index() {
+        let piece = |value: Value| -> Chunk {
+            serde_json::from_value(json!({"choices": [{"index": 0, "delta": {"tool_calls": [value]}}]})).expect("chunk")
+        };
+        let reply = collect(&[
+            piece(json!({"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}})),
+            piece(json!({"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{"}})),
+            piece(json!({"index": 0, "function": {"arguments": "{\"x\":1}"}})),
+            piece(json!({"index": 1, "function": {"arguments": "}"}})),
+        ]);
+        let calls = &reply.choices[0].message.tool_calls;
+        assert_eq!(calls[0]["function"]["arguments"], "{\"x\":1}");
+        assert_eq!(calls[1]["function"]["arguments"], "{}");
+        assert_eq!(calls[1]["id"], "b");
+    }
+
+    #[test]
+    fn only_a_clean_single_text_answer_is_complete() {
+        let good = reply("yes", vec![]);
+        assert!(good.is_complete_text());
+        let spoil: [fn(&mut Reply); 5] = [
+            |reply| reply.choices[0].finish_reason = Some("length".into()),
+            |reply| reply.choices[0].message.content = Some("  ".into()),
+            |reply| reply.choices[0].message.refusal = Some("no".into()),
+            |reply| reply.choices[0].message.tool_calls = vec![json!({})],
+            |reply| reply.choices.push(reply.choices[0].clone()),
+        ];
+        for (row, spoil) in spoil.iter().enumerate() {
+            let mut reply = good.clone();
+            spoil(&mut reply);
+            assert!(!reply.is_complete_text(), "row {row}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Identity of a request: the fingerprint of the exact cache and the context tag of the semantic one.
+
+use crate::request::ChatRequest;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+
+/// A SHA-256 digest; printed as hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{self}")
+    }
+}
+
+/// Fields that say how an answer is delivered, to whom, and what is noted about it, but not what is asked. `model` and
+/// `sluice` are here because their resolved meaning is part of `identity`.
+const DELIVERY_FIELDS: [&str; 9] =
+    ["model", "stream", "stream_options", "user", "metadata", "usage", "session_id", "sluice", "max_completion_tokens"];
+
+/// The exact-cache identity: independent of field order and delivery, sensitive to everything else. `identity` is what
+/// the request resolved to: tenant, model or policy.
+pub fn fingerprint(request: &ChatRequest, identity: &[&str]) -> Digest {
+    let mut fields = asked_fields(request);
+    fields.push(("max_tokens", json!(request.max_tokens)));
+    digest("fingerprint", identity, fields)
+}
+
+/// What a semantic match must share exactly: all of the request but the text of the last user turn and the output cap.
+/// Earlier turns of both sides are in it. `None` when the last turn is not the user's.
+pub fn context_tag(request: &ChatRequest, identity: &[&str]) -> Option<Digest> {
+    request.last_user_text()?;
+    let mut fields = asked_fields(request);
+    for (name, value) in &mut fields {
+        if *name == "messages"
+            && let Some(Value::Object(last)) = value.as_array_mut().and_then(|messages| messages.last_mut())
+        {
+            last.insert("content".to_owned(), Value::Null);
+        }
+    }
+    Some(digest("context", identity, fields))
+}
+
+fn asked_fields(request: &ChatRequest) -> Vec<(&str, Value)> {
+    let asked = request.raw.0.iter().filter(|(name, _)| name != "max_tokens" && !DELIVERY_FIELDS.contains(&name.as_str()));
+    asked
+        .map(|(name, raw)| (name.as_str(), serde_json::from_str(raw.get()).unwrap_or(Value::Null)))
+        .filter(|(_, value)| !value.is_null())
+        .collect()
+}
+
+fn digest(purpose: &str, identity: &[&str], mut fields: Vec<(&str, Value)>) -> Digest {
+    fields.sort_by(|a, b| a.0.cmp(b.0));
+    let mut hasher = Sha256::new();
+    for part in std::iter::once(&purpose).chain(identity) {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    for (name, value) in fields {
+        let mut text = String::new();
+        write_canonical(&mut text, &value);
+        hasher.update((name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    Digest(hasher.finalize().into())
+}
+
+/// Writes JSON with object names in order and no white space.
+fn write_canonical(out: &mut String, value: &Value) {
+    match value {
+        Value::Object(map) => {
+            let mut names: Vec<&String> = map.keys().collect();
+            names.sort_unstable();
+            out.push('{');
+            for name in names {
+                out.push_str(&Value::String(name.clone()).to_string());
+                out.push(':');
+                write_canonical(out, &map[name]);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                write_canonical(out, item);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(body: &str) -> ChatRequest {
+        ChatRequest::parse(body.as_bytes()).expect("valid")
+    }
+
+    const BASE: &str = r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"q"}],"temperature":0,"top_p":1}"#;
+
+    #[track_caller]
+    fn check(body: &str, same_fingerprint: bool, same_tag: bool) {
+        let (base, other) = (parse(BASE), parse(body));
+        let identity = ["tenant", "m"];
+        assert_eq!(fingerprint(&base, &identity) == fingerprint(&other, &identity), same_fingerprint, "{body}");
+        assert_eq!(context_tag(&base, &identity) == context_tag(&other, &identity), same_tag, "{body}");
+    }
+
+    #[test]
+    fn each_field_changes_what_it_should() {
+        check(r#"{"top_p":1,"temperature":0,"messages":[{"content":"s","role":"system"},{"content":"q","role":"user"}],"model":"m"}"#, true, true);
+        let replaced = |from: &str, to: &str| BASE.replace(from, to);
+        check(&replaced("\"q\"", "\"other\""), false, true);
+        check(&replaced("\"s\"", "\"other\""), false, false);
+        check(&replaced("\"temperature\":0", "\"temperature\":0.1"), false, false);
+        check(&replaced("\"temperature\":0,", ""), false, false);
+        check(&replaced("\"top_p\":1", "\"top_p\":0.9"), false, false);
+        let added = |field: &str| BASE.replace("\"top_p\":1", &format!("\"top_p\":1,{field}"));
+        for (field, same_fingerprint, same_tag) in [
+            (r#""stream":true"#, true, true),
+            (r#""stream_options":{"include_usage":true}"#, true, true),
+            (r#""metadata":{"step":"1"}"#, true, true),
+            (r#""user":"u""#, true, true),
+            (r#""seed":null"#, true, true),
+            (r#""max_tokens":9"#, false, true),
+            (r#""max_completion_tokens":9"#, false, true),
+            (r#""seed":1"#, false, false),
+            (r#""stop":["x"]"#, false, false),
+            (r#""n":2"#, false, false),
+            (r#""presence_penalty":1"#, false, false),
+            (r#""frequency_penalty":1"#, false, false),
+            (r#""logit_bias":{"1":1}"#, false, false),
+            (r#""tools":[{"type":"function","function":{"name":"f"}}]"#, false, false),
+            (r#""tool_choice":"none""#, false, false),
+            (r#""response_format":{"type":"json_object"}"#, false, false),
+            (r#""reasoning_effort":"low""#, false, false),
+            (r#""reasoning":{"effort":"low"}"#, false, false),
+            (r#""modalities":["text"]"#, false, false),
+            (r#""provider":{"only":["x"]}"#, false, false),
+            (r#""models":["x"]"#, false, false),
+            (r#""field_of_next_year":1"#, false, false),
+        ] {
+            check(&added(field), same_fingerprint, same_tag);
+        }
+    }
+
+    #[test]
+    fn another_tenant_or_model_is_another_identity() {
+        let request = parse(BASE);
+        assert_ne!(fingerprint(&request, &["a", "m"]), fingerprint(&request, &["b", "m"]));
+        assert_ne!(fingerprint(&request, &["ab", "c"]), fingerprint(&request, &["a", "bc"]));
+        assert_ne!(context_tag(&request, &["a", "m"]), context_tag(&request, &["b", "m"]));
+    }
+
+    proptest! {
+        #[test]
+        fn field_order_never_matters_and_any_text_does(question in "[a-z \"\\\\{}]{1,20}", other in "[a-z \"\\\\{}]{1,20}") {
+            let text = Value::String(question.clone()).to_string();
+            let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":{text}}}],"stop":"z"}}"#);
+            let turned = format!(r#"{{"stop":"z","messages":[{{"content":{text},"role":"user"}}],"model":"m"}}"#);
+            prop_assert_eq!(fingerprint(&parse(&body), &[]), fingerprint(&parse(&turned), &[]));
+            let changed = body.replace(&text, &Value::String(other.clone()).to_string());
+            prop_assert_eq!(question == other, fingerprint(&parse(&body), &[]) == fingerprint(&parse(&changed), &[]));
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The canonical chat request: a typed view beside the raw body it was read from.
+
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::fmt;
+use thiserror::Error;
+
+/// Names the field of a request that is wrong, its value and the way out.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+#[error("{field}: {problem}")]
+pub struct FieldError {
+    pub field: String,
+    pub problem: String,
+}
+
+impl FieldError {
+    /// Makes an error about `field`.
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// A chat request in the canonical form; `raw` keeps every field as the client wrote it.
+#[derive(Debug, Clone)]
+pub struct ChatRequest {
+    pub model: String,
+    /// Fallback models in order of preference, OpenRouter's `models`.
+    pub models: Vec<String>,
+    pub messages: Vec<Message>,
+    pub stream: bool,
+    /// The client's cap on output tokens, from `max_completion_tokens` or `max_tokens`.
+    pub max_tokens: Option<u64>,
+    pub temperature: Option<f64>,
+    pub n: u64,
+    pub has_seed: bool,
+    pub wants_logprobs: bool,
+    pub tools: Vec<Value>,
+    pub response_format: Option<Value>,
+    /// The client's own end user, for limits and erasure.
+    pub user: Option<String>,
+    pub provider: ProviderPreferences,
+    pub sluice: SluiceOptions,
+    pub(crate) raw: RawObject,
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+    Function,
+}
+
+/// One turn of the conversation, as far as Sluice reads it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Message {
+    pub role: Role,
+    #[serde(default)]
+    pub content: Content,
+    #[serde(default)]
+    pub tool_calls: Option<Vec<Value>>,
+}
+
+/// What a turn holds.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(untagged)]
+pub enum Content {
+    #[default]
+    Absent,
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+/// One part of a mixed turn; `kind` is `text`, `image_url`, `input_audio`, `file` or newer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Part {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+impl Message {
+    /// The text of the turn, parts joined by line ends.
+    pub fn text(&self) -> String {
+        match &self.content {
+            Content::Absent => String::new(),
+            Content::Text(text) => text.clone(),
+            Content::Parts(parts) => {
+                parts.iter().filter_map(|part| part.text.as_deref()).collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+
+    /// True where a part is neither text nor a refusal.
+    pub fn has_media(&self) -> bool {
+        match &self.content {
+            Content::Parts(parts) => parts.iter().any(|part| !matches!(part.kind.as_str(), "text" | "refusal")),
+            _ => false,
+        }
+    }
+}
+
+/// OpenRouter's `provider` object, as far as this version honours it; any other field is refused, because a data
+/// policy that is silently ignored is worse than an error.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderPreferences {
+    #[serde(default)]
+    pub order: Vec<String>,
+    #[serde(default)]
+    pub only: Vec<String>,
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    #[serde(default)]
+    pub allow_fallbacks: Option<bool>,
+}
+
+/// The `sluice` object of a request: what the gateway's own features should do.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SluiceOptions {
+    #[serde(default)]
+    pub policy: Option<String>,
+    #[serde(default)]
+    pub quality_min: Option<f64>,
+    #[serde(default)]
+    pub cache: CacheOptions,
+    /// Asks for the decision trace in the reply.
+    #[serde(default)]
+    pub trace: bool,
+}
+
+/// The `sluice.cache` object.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheOptions {
+    #[serde(default)]
+    pub mode: CacheMode,
+    #[serde(default)]
+    pub ttl_s: Option<u64>,
+}
+
+/// How far a request may use the cache; a caller can make it stricter, never laxer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    #[default]
+    On,
+    Exact,
+    Off,
+    /// Reads nothing, stores the fresh answer.
+    Refresh,
+    /// Answers from the cache or not at all.
+    Only,
+}
+
+impl ChatRequest {
+    /// Reads a request body.
+    ///
+    /// # Errors
+    /// Names the first field that is missing, repeated, of the wrong type or out of range.
+    pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
+        let raw: RawObject = serde_json::from_slice(body).map_err(|error| {
+            FieldError::new("body", format!("not a JSON object this API accepts: {error}"))
+        })?;
+        let messages: Vec<Message> = raw
+            .read("messages")?
+            .ok_or_else(|| FieldError::new("messages", "missing; send a list with at least one message"))?;
+        if messages.is_empty() {
+            return Err(FieldError::new("messages", "empty; send at least one message"));
+        }
+        let (tokens, completion_tokens) = (raw.read("max_tokens")?, raw.read("max_completion_tokens")?);
+        let request = Self {
+            model: raw.read("model")?.unwrap_or_default(),
+            models: raw.read("models")?.unwrap_or_default(),
+            messages,
+            stream: raw.read("stream")?.unwrap_or(false),
+            max_tokens: completion_tokens.or(tokens),
+            temperature: raw.read("temperature")?,
+            n: raw.read("n")?.unwrap_or(1),
+            has_seed: raw.read::<Value>("seed")?.is_some(),
+            wants_logprobs: raw.read("logprobs")?.unwrap_or(false),
+            tools: raw.read("tools")?.unwrap_or_default(),
+            response_format: raw.read("response_format")?,
+            user: raw.read("user")?,
+            provider: raw.read("provider")?.unwrap_or_default(),
+            sluice: raw.read("sluice")?.unwrap_or_default(),
+            raw,
+        };
+        request.check_ranges()?;
+        Ok(request)
+    }
+
+    fn check_ranges(&self) -> Result<(), FieldError> {
+        if self.model.is_empty() && self.models.is_empty() {
+            return Err(FieldError::new("model", "missing; name a model from GET /v1/models, or \"auto\""));
+        }
+        if self.messages.len() > MESSAGES_MAX {
+            let found = self.messages.len();
+            return Err(FieldError::new("messages", format!("{found} messages; at most {MESSAGES_MAX} are accepted")));
+        }
+        if self.tools.len() > TOOLS_MAX {
+            let found = self.tools.len();
+            return Err(FieldError::new("tools", format!("{found} tools; at most {TOOLS_MAX} are accepted")));
+        }
+        if self.max_tokens == Some(0) {
+            return Err(FieldError::new("max_tokens", "0; ask for at least 1 token or leave the field out"));
+        }
+        if let Some(temperature) = self.temperature.filter(|value| !(0.0..=2.0).contains(value)) {
+            return Err(FieldError::new("temperature", format!("{temperature}; use a number from 0 to 2")));
+        }
+        if !(1..=N_MAX).contains(&self.n) {
+            return Err(FieldError::new("n", format!("{}; use a whole number from 1 to {N_MAX}", self.n)));
+        }
+        if let Some(quality) = self.sluice.quality_min.filter(|value| !(0.0..=1.0).contains(value)) {
+            return Err(FieldError::new("sluice.quality_min", format!("{quality}; use a number from 0 to 1")));
+        }
+        Ok(())
+    }
+
+    /// The models to try, in order: `model` first, then `models` without repeats.
+    pub fn named_models(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in std::iter::once(&self.model).chain(&self.models) {
+            if !name.is_empty() && !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The text of the last message where it is the user's, otherwise `None`.
+    pub fn last_user_text(&self) -> Option<String> {
+        let last = self.messages.last().filter(|message| message.role == Role::User)?;
+        Some(last.text())
+    }
+
+    /// Bytes of all texts, tools and schemas: the base of token estimates.
+    pub fn prompt_bytes(&self) -> usize {
+        let of = |name: &str| self.raw.get(name).map_or(0, |raw| raw.get().len());
+        of("messages") + of("tools") + of("response_format")
+    }
+}
+
+const MESSAGES_MAX: usize = 2_048;
+const TOOLS_MAX: usize = 256;
+const N_MAX: u64 = 128;
+
+/// A JSON object whose values stay as the client wrote them; a repeated name is refused, since two readers could
+/// disagree about which value counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RawObject(pub(crate) Vec<(String, Box<RawValue>)>);
+
+impl RawObject {
+    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// Reads one field; absent and `null` are `None`.
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FieldError> {
+        let Some(raw) = self.get(name) else { return Ok(None) };
+        serde_json::from_str::<Option<T>>(raw.get()).map_err(|error| {
+            FieldError::new(name, format!("{} ({error})", shortened(raw.get())))
+        })
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("cannot use `{short}`")
+}
+
+impl<'de> Deserialize<'de> for RawObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = RawObject;
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
+                let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    if fields.iter().any(|(known, _)| *known == name) {
+                        return Err(serde::de::Error::custom(format!("the field `{name}` is given twice")));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(RawObject(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(body: &str, field: &str, part_of_problem: &str) {
+        let error = ChatRequest::parse(body.as_bytes()).expect_err(body);
+        assert_eq!(error.field, field, "{error}");
+        assert!(error.problem.contains(part_of_problem), "{error}");
+    }
+
+    #[test]
+    fn bad_requests_name_field_value_and_way_out() {
+        check_refused("[]", "body", "expected a JSON object");
+        check_refused("{\"model\":\"m\"}", "messages", "missing");
+        check_refused("{\"model\":\"m\",\"messages\":[]}", "messages", "at least one");
+        check_refused("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "model", "GET /v1/models");
+        let with = |field: &str| format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}],{field}}}");
+        check_refused(&with("\"temperature\":\"hot\""), "temperature", "hot");
+        check_refused(&with("\"temperature\":3"), "temperature", "0 to 2");
+        check_refused(&with("\"max_tokens\":0"), "max_tokens", "at least 1");
+        check_refused(&with("\"max_tokens\":-4"), "max_tokens", "-4");
+        check_refused(&with("\"n\":0"), "n", "1 to 128");
+        check_refused(&with("\"model\":\"other\""), "body", "`model` is given twice");
+        check_refused(&with("\"provider\":{\"zdr\":true}"), "provider", "zdr");
+        check_refused(&with("\"sluice\":{\"quality_min\":7}"), "sluice.quality_min", "0 to 1");
+        check_refused(&with("\"sluice\":{\"cache\":{\"mode\":\"lax\"}}"), "sluice", "lax");
+    }
+
+    #[test]
+    fn null_fields_are_absent_fields() {
+        let body = br#"{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":null,"stream":null,"tools":null,"seed":null}"#;
+        let request = ChatRequest::parse(body).expect("valid");
+        assert!(!request.stream && !request.has_seed && request.tools.is_empty() && request.temperature.is_none());
+    }
+}

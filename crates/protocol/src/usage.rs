@@ -1,0 +1,88 @@
+//! Token usage in disjoint classes, so that no token can be billed twice.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Counts the tokens of one answer; every token is in exactly one class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Input tokens that were neither read from nor written to the provider's prompt cache.
+    pub input_tokens: u64,
+    /// Input tokens read from the provider's prompt cache.
+    pub cache_read_tokens: u64,
+    /// Visible output tokens.
+    pub output_tokens: u64,
+    /// Hidden reasoning tokens, billed as output.
+    pub reasoning_tokens: u64,
+    /// True where a cut stream made us estimate instead of reading the provider's figures.
+    #[serde(default)]
+    pub estimated: bool,
+}
+
+impl Usage {
+    /// Reads OpenAI's `usage` object, whose `prompt_tokens` include cached and whose `completion_tokens` include
+    /// reasoning tokens (platform.openai.com/docs/api-reference/chat/object). `None` when a count is missing.
+    pub fn from_openai(value: &Value) -> Option<Self> {
+        let count = |path: &str| value.pointer(path).and_then(Value::as_u64);
+        let prompt = count("/prompt_tokens")?;
+        let completion = count("/completion_tokens")?;
+        let cached = count("/prompt_tokens_details/cached_tokens").unwrap_or(0).min(prompt);
+        let reasoning = count("/completion_tokens_details/reasoning_tokens").unwrap_or(0).min(completion);
+        Some(Self {
+            input_tokens: prompt - cached,
+            cache_read_tokens: cached,
+            output_tokens: completion - reasoning,
+            reasoning_tokens: reasoning,
+            estimated: false,
+        })
+    }
+
+    /// Writes OpenAI's `usage` object; the inverse of [`Usage::from_openai`].
+    pub fn to_openai(self) -> Map<String, Value> {
+        let prompt = self.prompt_tokens();
+        let completion = self.completion_tokens();
+        let object = json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": { "cached_tokens": self.cache_read_tokens },
+            "completion_tokens_details": { "reasoning_tokens": self.reasoning_tokens },
+        });
+        match object {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+
+    /// All input tokens.
+    pub fn prompt_tokens(self) -> u64 {
+        self.input_tokens + self.cache_read_tokens
+    }
+
+    /// All output tokens, reasoning included.
+    pub fn completion_tokens(self) -> u64 {
+        self.output_tokens + self.reasoning_tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn openai_usage_survives_both_directions(a in 0u64..1_000_000, b in 0u64..1_000_000, c in 0u64..1_000_000, d in 0u64..1_000_000) {
+            let usage = Usage { input_tokens: a, cache_read_tokens: b, output_tokens: c, reasoning_tokens: d, estimated: false };
+            let wire = Value::Object(usage.to_openai());
+            prop_assert_eq!(Usage::from_openai(&wire), Some(usage));
+            prop_assert_eq!(wire["total_tokens"].as_u64(), Some(a + b + c + d));
+        }
+    }
+
+    #[test]
+    fn more_cached_than_prompt_tokens_cannot_underflow() {
+        let wire = json!({"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 9}});
+        assert_eq!(Usage::from_openai(&wire).map(Usage::prompt_tokens), Some(5));
+    }
+}

@@ -1,0 +1,13 @@
+//! Sends a request upstream and decodes its reply: the one outbound client, its deadlines and limits, and fallback.
+
+mod client;
+mod config;
+mod error;
+mod secret;
+mod stream;
+
+pub use client::{Answer, Attempt, Call, Success, Upstreams};
+pub use config::{KnownProvider, Provider, ProviderConfig, ProviderError, known_providers};
+pub use error::{Action, Failure, Kind};
+pub use secret::Secret;
+pub use stream::ReplyStream;

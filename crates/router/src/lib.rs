@@ -1,0 +1,12 @@
+//! Decides: predicts which models can handle a request, ranks endpoints and the cache's offer. No IO, no clock, no
+//! randomness.
+
+mod decide;
+mod features;
+mod policy;
+mod predictor;
+
+pub use decide::{Candidate, Offer, Question, Rejected, Route, decide, estimate_tokens};
+pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
+pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
+pub use predictor::{Predictor, PredictorError, prior_ability, probability};

@@ -1,0 +1,129 @@
+//! Ability × difficulty: how likely a model is to handle a prompt (a Rasch model; Rasch 1960, with the difficulty
+//! predicted from the prompt), and how long its answer will be.
+
+use crate::features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
+use catalog::Model;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use thiserror::Error;
+
+/// The fitted artefact: `logit p(model, prompt) = ability(model) − difficulty(prompt)`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Predictor {
+    pub features_version: u32,
+    /// Means and deviations that standardise the dense features.
+    pub dense_mean: Vec<f32>,
+    pub dense_deviation: Vec<f32>,
+    pub difficulty_bias: f32,
+    pub difficulty_dense: Vec<f32>,
+    /// Bucket and weight, ascending; buckets not listed weigh nothing.
+    pub difficulty_sparse: Vec<(u32, f32)>,
+    /// Abilities of the models in the training data, by their name there; the median is 0.
+    pub abilities: BTreeMap<String, f32>,
+    /// Ridge on the logarithm of the output tokens: intercept and weights of the standardised dense features.
+    pub length_bias: f32,
+    pub length_dense: Vec<f32>,
+    #[serde(skip)]
+    table: Vec<f32>,
+}
+
+/// An artefact that cannot be used.
+#[derive(Debug, Error)]
+pub enum PredictorError {
+    #[error("the router's artefact is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the router's artefact was made for features {found}, this binary computes {FEATURES_VERSION}; retrain it")]
+    Version { found: u32 },
+    #[error("the router's artefact has {found} dense weights instead of {DENSE_COUNT}")]
+    Shape { found: usize },
+}
+
+const SHIPPED: &[u8] = include_bytes!("../../../models/router/predictor.json");
+
+impl Predictor {
+    /// The artefact compiled into the binary.
+    ///
+    /// # Errors
+    /// When it was made for other features.
+    pub fn shipped() -> Result<Self, PredictorError> {
+        Self::from_json(SHIPPED)
+    }
+
+    /// Reads an artefact.
+    ///
+    /// # Errors
+    /// When it is malformed or made for other features.
+    pub fn from_json(json: &[u8]) -> Result<Self, PredictorError> {
+        let mut predictor: Self = serde_json::from_slice(json)?;
+        if predictor.features_version != FEATURES_VERSION {
+            return Err(PredictorError::Version { found: predictor.features_version });
+        }
+        for weights in [&predictor.dense_mean, &predictor.dense_deviation, &predictor.difficulty_dense, &predictor.length_dense] {
+            if weights.len() != DENSE_COUNT {
+                return Err(PredictorError::Shape { found: weights.len() });
+            }
+        }
+        predictor.index();
+        Ok(predictor)
+    }
+
+    /// Spreads the sparse weights for lookup; needed after they were set by hand.
+    pub fn index(&mut self) {
+        self.table = vec![0.0; SPARSE_COUNT];
+        for (bucket, weight) in &self.difficulty_sparse {
+            if let Some(slot) = self.table.get_mut(*bucket as usize) {
+                *slot = *weight;
+            }
+        }
+    }
+
+    /// How hard the prompt is, on the scale of the abilities (logits).
+    pub fn difficulty(&self, features: &Features) -> f32 {
+        let sparse: f32 =
+            features.sparse.iter().map(|(bucket, weight)| self.table[*bucket as usize] * weight).sum();
+        let dense = self.standardised(features).zip(&self.difficulty_dense).map(|(x, w)| x * w).sum::<f32>();
+        self.difficulty_bias + sparse + dense
+    }
+
+    /// Output tokens to expect, at least 1.
+    pub fn output_tokens(&self, features: &Features) -> u64 {
+        let logarithm = self.length_bias
+            + self.standardised(features).zip(&self.length_dense).map(|(x, w)| x * w).sum::<f32>();
+        logarithm.clamp(0.0, 11.0).exp().round() as u64
+    }
+
+    /// The dense features as the weights expect them, cut at three deviations: a prompt unlike all training data must
+    /// not be extrapolated to.
+    pub fn standardised<'a>(&'a self, features: &'a Features) -> impl Iterator<Item = f32> + 'a {
+        let scale = self.dense_mean.iter().zip(&self.dense_deviation);
+        features.dense.iter().zip(scale).map(|(x, (mean, deviation))| ((x - mean) / deviation).clamp(-3.0, 3.0))
+    }
+}
+
+/// The probability that a model of this ability handles a prompt of this difficulty.
+pub fn probability(ability: f32, difficulty: f32) -> f32 {
+    1.0 / (1.0 + (difficulty - ability).exp())
+}
+
+/// What is assumed of a model without labels: as configured, or from its price and age. A rank, not a measurement; the
+/// slopes are those that best order the models of the training data with known prices, rounded.
+pub fn prior_ability(model: &Model) -> f32 {
+    const PER_TENFOLD_PRICE: f32 = 0.9;
+    const PER_YEAR: f32 = 0.5;
+    const YEAR_OF_MEDIAN_MODEL: f32 = 2024.0;
+    const NANO_PER_MTOK_OF_MEDIAN_MODEL: f32 = 0.6e9;
+    if let Some(ability) = model.ability {
+        return ability as f32;
+    }
+    let price = model.endpoints.iter().map(|endpoint| endpoint.price.output_nano_per_mtok).min().unwrap_or(0).max(1);
+    let year = model.released.as_deref().and_then(year_of).unwrap_or(YEAR_OF_MEDIAN_MODEL);
+    PER_TENFOLD_PRICE * (price as f32 / NANO_PER_MTOK_OF_MEDIAN_MODEL).log10() + PER_YEAR * (year - YEAR_OF_MEDIAN_MODEL)
+}
+
+/// `2025-07-01` → 2025.5
+fn year_of(date: &str) -> Option<f32> {
+    let mut parts = date.split('-');
+    let year: f32 = parts.next()?.parse().ok()?;
+    let month: f32 = parts.next()?.parse().ok()?;
+    Some(year + (month - 1.0) / 12.0)
+}
