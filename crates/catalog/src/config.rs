@@ -107,6 +107,9 @@ pub struct PageError {
 /// # Errors
 /// When a page is malformed.
 pub fn builtin_pages() -> Result<Vec<Page>, PageError> {
-    let pages = [("openai", include_str!("../../../config/catalog/openai.toml"))];
+    let pages = [
+        ("openai", include_str!("../../../config/catalog/openai.toml")),
+        ("simulated", include_str!("../../../config/catalog/simulated.toml")),
+    ];
     pages.into_iter().map(|(name, text)| toml::from_str(text).map_err(|source| PageError { name, source })).collect()
 }

@@ -70,19 +70,13 @@ impl CacheFile {
         Ok(())
     }
 
-    /// The answer to exactly this request, where one has not expired.
+    /// The newest living answers, newest first.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn by_fingerprint(
-        &self,
-        tenant_id: &str,
-        fingerprint: &[u8],
-        now_ms: i64,
-    ) -> Result<Option<StoredAnswer>, DatabaseError> {
-        let query =
-            sqlx::query_as("SELECT * FROM answers WHERE tenant_id = $1 AND fingerprint = $2 AND expires_ms > $3");
-        Ok(query.bind(tenant_id).bind(fingerprint).bind(now_ms).fetch_optional(&self.read).await?)
+    pub async fn newest(&self, now_ms: i64, rows_max: i64) -> Result<Vec<StoredAnswer>, DatabaseError> {
+        let query = sqlx::query_as("SELECT * FROM answers WHERE expires_ms > $1 ORDER BY created_ms DESC LIMIT $2");
+        Ok(query.bind(now_ms).bind(rows_max).fetch_all(&self.read).await?)
     }
 
     /// An answer by its id, where it has not expired.

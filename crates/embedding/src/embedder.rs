@@ -55,12 +55,8 @@ impl Embedder {
     /// # Errors
     /// When the library or the model's files are missing, or the model maps different texts to one vector.
     pub fn start(model: &str) -> Result<Self, EmbeddingError> {
-        let library = library::find().ok_or(EmbeddingError::NoLibrary)?;
-        let environment = ort::init_from(&library).map_err(|error| {
-            EmbeddingError::Model(format!("{} is no usable ONNX Runtime: {error}", library.display()))
-        })?;
-        let _already = environment.with_name("sluice").commit(); // false when another embedder came first
-        let (mut embedding, identity) = model::load(model).map_err(EmbeddingError::Model)?;
+        let environment = library::environment()?;
+        let (mut embedding, identity) = model::load(model, environment).map_err(EmbeddingError::Model)?;
         check_not_degenerate(&mut embedding)?;
         let vocabulary = embedding.tokenizer.get_vocab(false).into_keys().collect();
         let (jobs, receiver) = mpsc::channel(QUEUE_MAX);

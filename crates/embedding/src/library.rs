@@ -1,6 +1,9 @@
 //! Finding ONNX Runtime's shared library. A missing one must not end the process, so it is opened by us first.
 
+use crate::embedder::EmbeddingError;
+use ort::environment::Environment;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The folder, beside the sources or the binary, into which `make` unpacks the library.
 const FOLDER: &str = ".runtime";
@@ -32,4 +35,20 @@ pub fn find() -> Option<PathBuf> {
         }
     }
     None
+}
+
+/// The one environment that ONNX Runtime allows in a process, made at the first call.
+pub(crate) fn environment() -> Result<Environment, EmbeddingError> {
+    static MADE: Mutex<Option<Environment>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = made.as_ref() {
+        return Ok(environment.clone());
+    }
+    let library = find().ok_or(EmbeddingError::NoLibrary)?;
+    let unusable = |error: &dyn std::fmt::Display| {
+        EmbeddingError::Model(format!("{} is no usable ONNX Runtime: {error}", library.display()))
+    };
+    let builder = ort::init_from(&library).map_err(|error| unusable(&error))?;
+    let environment = builder.with_name("sluice").build().map_err(|error| unusable(&error))?;
+    Ok(made.insert(environment).clone())
 }

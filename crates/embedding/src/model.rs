@@ -1,6 +1,7 @@
 //! The `[embedding]` table and the files of a model.
 
 use fastembed::{InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel};
+use ort::environment::Environment;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -71,12 +72,13 @@ fn files(model: &str) -> std::io::Result<Files> {
 }
 
 /// Loads a model; returns it with its identity: vectors of two identities must never be compared.
-pub(crate) fn load(model: &str) -> Result<(TextEmbedding, String), String> {
+pub(crate) fn load(model: &str, environment: Environment) -> Result<(TextEmbedding, String), String> {
     let files = files(model).map_err(|error| format!("the embedding model `{model}` cannot be read: {error}"))?;
     let digest = Sha256::digest(&files.onnx);
     let identity = digest[..8].iter().fold(format!("mean-{TOKENS_MAX}-"), |id, byte| format!("{id}{byte:02x}"));
     let definition = UserDefinedEmbeddingModel::new(files.onnx, files.tokenizer).with_pooling(Pooling::Mean);
     let options = InitOptionsUserDefined::new()
+        .with_environment(environment)
         .with_max_length(TOKENS_MAX)
         .with_intra_threads(1)
         .with_session_config("session.intra_op.allow_spinning", "0"); // spinning doubles the CPU time

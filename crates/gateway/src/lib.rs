@@ -1,0 +1,17 @@
+//! The HTTP server, the one pipeline, telemetry; composes the configuration.
+
+mod app;
+mod auth;
+pub mod config;
+mod error;
+mod flight;
+mod http;
+mod pipeline;
+mod relay;
+mod serve;
+mod served;
+mod telemetry;
+
+pub use app::{App, StartError, Started};
+pub use config::{Config, ConfigFile};
+pub use serve::{Gateway, serve};

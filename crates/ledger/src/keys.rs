@@ -143,23 +143,7 @@ impl Ledger {
     /// # Errors
     /// When the tenant does not exist or the database refuses.
     pub async fn create_key(&self, tenant: &str, name: &str, limit: Option<NanoUsd>) -> Result<NewKey, LedgerError> {
-        if self.database.tenant(tenant).await?.is_none() {
-            return Err(LedgerError::UnknownTenant(tenant.to_owned()));
-        }
-        let key = random_key("sk-sluice-v1-");
-        let now = now_ms();
-        let row = KeyRow {
-            hash: hash(&key),
-            tenant_id: tenant.to_owned(),
-            name: name.to_owned(),
-            label: format!("{}...{}", &key[..16], &key[key.len() - 3..]),
-            limit_nano: limit.map(|limit| limit.0),
-            usage_nano: 0,
-            disabled: false,
-            created_ms: now,
-            updated_ms: now,
-        };
-        self.database.insert_key(&row).await?;
+        let (key, row) = make_key(&self.database, tenant, name, limit).await?;
         Ok(NewKey { key, account: self.remember(&row) })
     }
 
@@ -200,6 +184,36 @@ impl Ledger {
         let account = accounts.entry(row.hash.clone()).or_insert_with(|| Arc::new(Account::from_row(row)));
         Arc::clone(account)
     }
+}
+
+/// Makes a virtual key in the database, for a gateway that may be running elsewhere; the key is returned this once.
+///
+/// # Errors
+/// When the tenant does not exist or the database refuses.
+pub async fn make_key(
+    database: &Database,
+    tenant: &str,
+    name: &str,
+    limit: Option<NanoUsd>,
+) -> Result<(String, KeyRow), LedgerError> {
+    if database.tenant(tenant).await?.is_none() {
+        return Err(LedgerError::UnknownTenant(tenant.to_owned()));
+    }
+    let key = random_key("sk-sluice-v1-");
+    let now = now_ms();
+    let row = KeyRow {
+        hash: hash(&key),
+        tenant_id: tenant.to_owned(),
+        name: name.to_owned(),
+        label: format!("{}...{}", &key[..16], &key[key.len() - 3..]),
+        limit_nano: limit.map(|limit| limit.0),
+        usage_nano: 0,
+        disabled: false,
+        created_ms: now,
+        updated_ms: now,
+    };
+    database.insert_key(&row).await?;
+    Ok((key, row))
 }
 
 /// Takes over what another process changed, until the ledger is gone.

@@ -6,6 +6,6 @@ mod settlement;
 mod writer;
 
 pub use account::{Account, Caller, NotEnough};
-pub use keys::{AuthError, DEFAULT_TENANT, Ledger, LedgerError, NewKey, StartKeys, now_ms};
+pub use keys::{AuthError, DEFAULT_TENANT, Ledger, LedgerError, NewKey, StartKeys, make_key, now_ms};
 pub use settlement::{Bill, Settlement};
 pub use writer::{Overloaded, Writer};

@@ -7,7 +7,7 @@ mod secret;
 mod stream;
 
 pub use client::{Answer, Attempt, Call, Success, Upstreams};
-pub use config::{KnownProvider, Provider, ProviderConfig, ProviderError, known_providers};
-pub use error::{Action, Failure, Kind};
+pub use config::{Kind, KnownProvider, Provider, ProviderConfig, ProviderError, known_providers};
+pub use error::{Action, Failure, Kind as FailureKind};
 pub use secret::Secret;
 pub use stream::ReplyStream;

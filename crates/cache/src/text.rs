@@ -1,0 +1,181 @@
+//! Reading a prompt as the guard compares it: words with stems, numbers, quoted parts.
+
+use crate::lexicon::{FILLERS, NUMBER_WORDS, STOPWORDS};
+use rust_stemmers::{Algorithm, Stemmer};
+use std::collections::BTreeSet;
+
+/// One word of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// Lower-case, without possessive.
+    pub text: String,
+    pub stem: String,
+    /// Written like a name: a capital inside a sentence, several capitals, or letters and digits mixed.
+    pub name_like: bool,
+}
+
+/// A prompt taken apart.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reading {
+    pub words: Vec<Word>,
+    /// Numbers in order, number words and ordinals included.
+    pub numbers: Vec<String>,
+    /// What stands in quotes or backticks, URLs, paths and identifiers.
+    pub literals: BTreeSet<String>,
+    /// Signs of currency and percent.
+    pub signs: BTreeSet<char>,
+}
+
+impl Word {
+    /// True where the word carries meaning of its own.
+    pub(crate) fn is_content(&self) -> bool {
+        !STOPWORDS.contains(&self.text.as_str())
+    }
+
+    pub(crate) fn is_filler(&self) -> bool {
+        FILLERS.contains(&self.text.as_str())
+    }
+}
+
+impl Reading {
+    pub(crate) fn of(prompt: &str) -> Self {
+        let stemmer = Stemmer::create(Algorithm::English);
+        let mut reading = Self { literals: quoted(prompt), ..Self::default() };
+        let mut starts_sentence = true;
+        for raw in prompt.split_whitespace() {
+            let trimmed = raw.trim_matches(|c: char| !c.is_alphanumeric() && !"$€£¥%+#".contains(c));
+            reading.signs.extend(trimmed.chars().filter(|c| "$€£¥%".contains(*c)));
+            if is_identifier(trimmed) {
+                reading.literals.insert(trimmed.to_lowercase());
+            }
+            for piece in pieces(trimmed) {
+                reading.add(&piece, starts_sentence, &stemmer);
+                starts_sentence = false;
+            }
+            starts_sentence = starts_sentence || raw.ends_with(['.', '!', '?', ':', '\n']);
+        }
+        reading
+    }
+
+    fn add(&mut self, piece: &str, starts_sentence: bool, stemmer: &Stemmer) {
+        if let Some(number) = number(piece) {
+            self.numbers.push(number);
+            return;
+        }
+        let lower = piece.to_lowercase();
+        if let Some((_, number)) = NUMBER_WORDS.iter().find(|(word, _)| *word == lower) {
+            self.numbers.push((*number).to_owned());
+            return;
+        }
+        let capitals = piece.chars().filter(|c| c.is_uppercase()).count();
+        let has_digit = piece.chars().any(|c| c.is_ascii_digit());
+        let shouted = capitals > 1;
+        let name_like = has_digit || shouted || (capitals == 1 && !starts_sentence && piece.chars().count() > 1);
+        for text in expand(&lower) {
+            let stem = stemmer.stem(&text).into_owned();
+            self.words.push(Word { stem, text, name_like });
+        }
+    }
+
+    /// Words that carry meaning, in order.
+    pub(crate) fn content(&self) -> Vec<&Word> {
+        self.words.iter().filter(|word| word.is_content()).collect()
+    }
+}
+
+/// Splits at hyphens, slashes and between digits and letters (`7pm`, `$5`), keeping decimals and thousands together.
+fn pieces(token: &str) -> Vec<String> {
+    let mut pieces = Vec::new();
+    let mut current = String::new();
+    let chars: Vec<char> = token.chars().collect();
+    for (at, &c) in chars.iter().enumerate() {
+        let previous = at.checked_sub(1).and_then(|before| chars.get(before));
+        let inside_number = ".,".contains(c)
+            && previous.is_some_and(char::is_ascii_digit)
+            && chars.get(at + 1).is_some_and(char::is_ascii_digit);
+        let begins_unit = c.is_alphabetic() && current.chars().next().is_some_and(|first| first.is_ascii_digit());
+        if c.is_alphanumeric() || inside_number || "'’".contains(c) || (c == '+' || c == '#') && !current.is_empty() {
+            if begins_unit && current.chars().all(|c| c.is_ascii_digit() || ".,".contains(c)) {
+                pieces.push(std::mem::take(&mut current));
+            }
+            current.push(if c == '’' { '\'' } else { c });
+        } else if !current.is_empty() {
+            pieces.push(std::mem::take(&mut current));
+        }
+    }
+    if !current.is_empty() {
+        pieces.push(current);
+    }
+    pieces
+}
+
+/// The value of a piece made of digits; `1,000` and `1000` are the same, an ordinal's ending was split off before.
+fn number(piece: &str) -> Option<String> {
+    let digits: String = piece.chars().filter(|c| *c != ',').collect();
+    let is_number = digits.starts_with(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let normal = digits.trim_start_matches('0');
+    is_number.then(|| if normal.is_empty() { "0".to_owned() } else { normal.to_owned() })
+}
+
+/// Undoes contractions, so that `don't` and `do not` read alike, and drops possessives.
+fn expand(lower: &str) -> Vec<String> {
+    let owned = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect();
+    match lower {
+        "can't" | "cannot" => return owned(&["can", "not"]),
+        "won't" => return owned(&["will", "not"]),
+        "dont" | "doesnt" | "didnt" => return owned(&["do", "not"]),
+        "cant" => return owned(&["can", "not"]),
+        "isnt" | "arent" => return owned(&["is", "not"]),
+        "whats" => return owned(&["what", "is"]),
+        _ => {}
+    }
+    if let Some(verb) = lower.strip_suffix("n't") {
+        return owned(&[verb, "not"]);
+    }
+    let bare = lower.split('\'').next().unwrap_or(lower);
+    if bare.is_empty() { Vec::new() } else { vec![bare.to_owned()] }
+}
+
+/// URLs, paths, dotted or underscored names, flags.
+fn is_identifier(token: &str) -> bool {
+    let inner = token.trim_matches(|c: char| !c.is_alphanumeric());
+    let has = |c: char| inner.contains(c);
+    inner.contains("://") || has('_') || has('\\') || has('@') || (has('.') && !inner.ends_with('.') && number(inner).is_none())
+}
+
+/// The parts between matching quotes or backticks.
+fn quoted(prompt: &str) -> BTreeSet<String> {
+    let mut literals = BTreeSet::new();
+    for (open, close) in [('"', '"'), ('`', '`'), ('“', '”')] {
+        let mut rest = prompt;
+        while let Some(begin) = rest.find(open) {
+            let inside = &rest[begin + open.len_utf8()..];
+            let Some(end) = inside.find(close) else { break };
+            literals.insert(inside[..end].trim().to_lowercase());
+            rest = &inside[end + close.len_utf8()..];
+        }
+    }
+    literals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_numbers_and_names_are_read_by_form() {
+        let reading = Reading::of("Don't send Vorland's 7pm order of $1,250.50 to B-52, ok?");
+        let words: Vec<&str> = reading.words.iter().map(|word| word.text.as_str()).collect();
+        assert_eq!(words, ["do", "not", "send", "vorland", "pm", "order", "of", "to", "b", "ok"]);
+        assert_eq!(reading.numbers, ["7", "1250.50", "52"]);
+        assert!(reading.words[3].name_like && !reading.words[0].name_like);
+        assert!(reading.signs.contains(&'$'));
+    }
+
+    #[test]
+    fn literals_are_quotes_and_identifiers() {
+        let reading = Reading::of("Why does `git pull` fail in src/main.rs with \"Permission denied\"?");
+        let literals: Vec<&str> = reading.literals.iter().map(String::as_str).collect();
+        assert_eq!(literals, ["git pull", "permission denied", "src/main.rs"]);
+    }
+}

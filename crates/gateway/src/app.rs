@@ -1,0 +1,147 @@
+//! What a running gateway is made of: a configuration snapshot and the state beside it.
+
+use crate::config::Config;
+use crate::flight::Flights;
+use cache::Cache;
+use database::{CacheFile, Database, DatabaseError, cache_path, sqlite_path};
+use embedding::{Embedder, EmbeddingError};
+use ledger::{Ledger, StartKeys, Writer};
+use providers::Upstreams;
+use router::{Predictor, PredictorError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
+
+/// A gateway's configuration and state; clones share them.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub(crate) config: Arc<Config>,
+    pub(crate) ledger: Ledger,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) cache: Cache,
+    pub(crate) embedder: Option<Embedder>,
+    pub(crate) predictor: Option<Arc<Predictor>>,
+    pub(crate) flights: Flights,
+    pub(crate) stopping: Arc<AtomicBool>,
+    /// Why a part is off, by the part's name; shown at start and in `/ready`.
+    pub(crate) degraded: Arc<Vec<(&'static str, String)>>,
+}
+
+/// A gateway that is ready to listen.
+pub struct Started {
+    pub app: App,
+    /// Keys to show, at the very first start.
+    pub keys: Option<StartKeys>,
+    /// What an operator should know.
+    pub notices: Vec<String>,
+    /// Ends once everything is stored, after the last clone of `app` is gone.
+    pub writer: tokio::task::JoinHandle<()>,
+    _lock: std::fs::File,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: String, source: std::io::Error },
+    #[error("{0}")]
+    Database(#[from] DatabaseError),
+    #[error("{path} is in use by another gateway; stop it, or give this one its own [database] url")]
+    InUse { path: PathBuf },
+    #[error("cannot lock {path}: {source}")]
+    Lock { path: PathBuf, source: std::io::Error },
+    #[error("the outbound client cannot be set up: {0}")]
+    Client(String),
+    #[error("{0}")]
+    Predictor(#[from] PredictorError),
+}
+
+impl App {
+    /// Opens the databases, the cache, the embedder and the outbound client.
+    ///
+    /// # Errors
+    /// When a part that no answer can do without is missing. The semantic level is none: without it the gateway starts
+    /// and says so.
+    pub async fn start(config: Config, admin_key: Option<&str>) -> Result<Started, StartError> {
+        let path = sqlite_path(&config.database.url).unwrap_or_else(|| PathBuf::from("data/sluice.db"));
+        let lock = take_lock(&path)?;
+        let database = Database::open(&path).await?;
+        let (writer, writing) = Writer::start(database.clone());
+        let (ledger, keys) = Ledger::open(database, writer, admin_key).await?;
+        let mut degraded = Vec::new();
+        let embedder = start_embedder(&config, &mut degraded).await;
+        let cache = open_cache(&config, &path, embedder.as_ref(), &mut degraded).await?;
+        let upstreams = Upstreams::new(config.providers.iter().cloned());
+        let mut notices = config.notices.clone();
+        notices.extend(degraded.iter().map(|(part, reason)| format!("{part} is OFF: {reason}")));
+        let app = Self {
+            upstreams: upstreams.map_err(|error| StartError::Client(error.to_string()))?,
+            predictor: Some(Arc::new(Predictor::shipped()?)),
+            config: Arc::new(config),
+            ledger,
+            cache,
+            embedder,
+            flights: Flights::default(),
+            stopping: Arc::new(AtomicBool::new(false)),
+            degraded: Arc::new(degraded),
+        };
+        Ok(Started { app, keys, notices, writer: writing, _lock: lock })
+    }
+
+    /// Makes `/ready` answer 503 from now on.
+    pub fn stop_soon(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+}
+
+/// Two gateways on one file would settle each other's open requests, so the second must not start.
+fn take_lock(path: &Path) -> Result<std::fs::File, StartError> {
+    let lock_path = path.with_extension("lock");
+    let failed = |source| StartError::Lock { path: lock_path.clone(), source };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let file = std::fs::File::create(&lock_path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse { path: path.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+async fn start_embedder(config: &Config, degraded: &mut Vec<(&'static str, String)>) -> Option<Embedder> {
+    if !config.cache.semantic.enabled {
+        return None;
+    }
+    let model = config.embedding.model.clone();
+    let started = tokio::task::spawn_blocking(move || Embedder::start(&model)).await;
+    match started.unwrap_or_else(|error| Err(EmbeddingError::Model(error.to_string()))) {
+        Ok(embedder) => Some(embedder),
+        Err(error) => {
+            degraded.push(("the semantic cache", error.to_string()));
+            None
+        }
+    }
+}
+
+/// A cache file that cannot be used is a cache in memory, not a gateway that does not start.
+async fn open_cache(
+    config: &Config,
+    money: &Path,
+    embedder: Option<&Embedder>,
+    degraded: &mut Vec<(&'static str, String)>,
+) -> Result<Cache, DatabaseError> {
+    let known = || embedder.map(|embedder| (embedder.identity(), embedder.vocabulary()));
+    let opened = match CacheFile::open(&cache_path(money)).await {
+        Ok(file) => Cache::open(&config.cache, Some(file), known()).await,
+        Err(error) => Err(error),
+    };
+    match opened {
+        Ok(cache) => Ok(cache),
+        Err(error) => {
+            degraded.push(("the cache file", error.to_string()));
+            Cache::open(&config.cache, None, known()).await
+        }
+    }
+}

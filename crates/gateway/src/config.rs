@@ -1,0 +1,308 @@
+//! The configuration: one file composed of each crate's table, checked as a whole before anything starts.
+
+mod report;
+
+pub use report::{ConfigError, Mistake};
+
+use cache::CacheConfig;
+use catalog::{Catalog, Model, ModelConfig, Page, builtin_pages};
+use database::DatabaseConfig;
+use embedding::EmbeddingConfig;
+use providers::{Kind, KnownProvider, Provider, ProviderConfig, Secret, known_providers};
+use router::{Policy, PolicyConfig};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The policy that `auto` means.
+pub const AUTO: &str = "auto";
+/// The provider of the built-in simulator.
+pub const SIMULATED: &str = "simulated";
+
+/// The `[server]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    pub listen: String,
+    /// The environment variable that holds the operator's key; unset, a key is generated at the first start.
+    pub admin_key_env: String,
+    pub body_bytes_max: usize,
+    pub connections_max: usize,
+    /// A client must have sent its request's headers by then.
+    pub header_timeout_ms: u64,
+    /// Streams may finish for this long after a stop signal.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            admin_key_env: "SLUICE_ADMIN_KEY".to_owned(),
+            body_bytes_max: 32 * 1024 * 1024,
+            connections_max: 10_000,
+            header_timeout_ms: 10_000,
+            shutdown_grace_ms: 30_000,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tables {
+    #[serde(default)]
+    server: ServerConfig,
+    #[serde(default)]
+    database: DatabaseConfig,
+    #[serde(default)]
+    embedding: EmbeddingConfig,
+    #[serde(default)]
+    providers: BTreeMap<String, ProviderConfig>,
+    #[serde(default)]
+    models: Vec<ModelConfig>,
+    #[serde(default)]
+    cache: CacheConfig,
+    #[serde(default)]
+    policies: BTreeMap<String, PolicyConfig>,
+}
+
+/// A configuration file that parsed, not yet checked.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigFile {
+    name: String,
+    text: String,
+    tables: Tables,
+}
+
+/// A configuration that can be served: every name in it resolves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub database: DatabaseConfig,
+    pub embedding: EmbeddingConfig,
+    pub cache: CacheConfig,
+    pub catalog: Catalog,
+    pub providers: Vec<Provider>,
+    pub policies: BTreeMap<String, Arc<Policy>>,
+    /// Model names to which a policy is attached.
+    pub attached: HashMap<String, String>,
+    /// What an operator should know at the start.
+    pub notices: Vec<String>,
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not TOML of the known tables.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { name: name.clone(), problem: error.to_string() })?;
+        Self::parse(&name, text)
+    }
+
+    /// Parses the text of a file called `name`.
+    ///
+    /// # Errors
+    /// With the parser's first complaint.
+    pub fn parse(name: &str, text: String) -> Result<Self, ConfigError> {
+        match toml::from_str(&text) {
+            Ok(tables) => Ok(Self { name: name.to_owned(), text, tables }),
+            Err(error) => {
+                let mistake = Mistake::new(error.span().unwrap_or_default(), "", error.message());
+                Err(ConfigError::mistakes(name, &text, vec![mistake]))
+            }
+        }
+    }
+
+    /// True where neither the file nor the environment names a provider, so that only the simulator can answer.
+    pub fn needs_simulator(&self, environment: impl Fn(&str) -> Option<String>) -> bool {
+        self.tables.providers.is_empty() && found(&environment).is_empty()
+    }
+
+    /// Where to listen.
+    pub fn listen(&self) -> &str {
+        &self.tables.server.listen
+    }
+
+    /// The `[database]` table, for commands that need nothing else.
+    pub fn database(&self) -> &DatabaseConfig {
+        &self.tables.database
+    }
+
+    /// Checks everything and resolves every name. `simulator` is the URL of a running one, where it is to be a
+    /// provider.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its line.
+    pub fn check(
+        self,
+        environment: impl Fn(&str) -> Option<String>,
+        simulator: Option<&str>,
+    ) -> Result<Config, ConfigError> {
+        let mut mistakes = Vec::new();
+        let mut notices = Vec::new();
+        let providers = self.providers(&environment, simulator, &mut mistakes, &mut notices);
+        let catalog = self.catalog(&providers, &mut mistakes);
+        let (policies, attached) = self.policies(&catalog, &mut mistakes, &mut notices);
+        if self.tables.server.connections_max == 0 {
+            mistakes.push(Mistake::new(0..0, "server.connections_max", "0; allow at least 1 connection"));
+        }
+        if database::sqlite_path(&self.tables.database.url).is_none() {
+            let problem = format!("`{}` is not of the form sqlite://PATH", self.tables.database.url);
+            mistakes.push(Mistake::new(0..0, "database.url", problem));
+        }
+        if mistakes.is_empty() && catalog.is_empty() {
+            let problem = "no model can be reached; add [[models]] for your providers";
+            mistakes.push(Mistake::new(0..0, "models", problem));
+        }
+        if !mistakes.is_empty() {
+            return Err(ConfigError::mistakes(&self.name, &self.text, mistakes));
+        }
+        let Tables { server, database, embedding, cache, .. } = self.tables;
+        Ok(Config { server, database, embedding, cache, catalog, providers, policies, attached, notices })
+    }
+
+    fn providers(
+        &self,
+        environment: &impl Fn(&str) -> Option<String>,
+        simulator: Option<&str>,
+        mistakes: &mut Vec<Mistake>,
+        notices: &mut Vec<String>,
+    ) -> Vec<Provider> {
+        let mut providers = Vec::new();
+        for (name, config) in &self.tables.providers {
+            match Provider::from_config(name, config, environment) {
+                Ok(provider) => providers.push(provider),
+                Err(error) => mistakes.push(Mistake::new(error.span, error.field, error.problem)),
+            }
+        }
+        for (known, credential) in found(environment) {
+            if !self.tables.providers.contains_key(known.name) {
+                notices.push(format!("{} found: serving {}'s models", known.api_key_env, known.name));
+                providers.extend(known.with(Secret::new(credential)));
+            }
+        }
+        if let Some(url) = simulator {
+            notices.push(
+                "NO PROVIDER CREDENTIAL FOUND: every answer is SIMULATED. Export OPENAI_API_KEY, or add a [providers] \
+                 table, to serve real models."
+                    .to_owned(),
+            );
+            providers.extend(Provider::new(SIMULATED, Kind::Simulated, url, None));
+        }
+        providers
+    }
+
+    fn catalog(&self, providers: &[Provider], mistakes: &mut Vec<Mistake>) -> Catalog {
+        let mut catalog = Catalog::default();
+        let configured = |name: &str| self.tables.providers.contains_key(name) || providers.iter().any(|p| p.name == name);
+        for (at, model) in self.tables.models.iter().enumerate() {
+            let place = format!("models[{at}]");
+            for error in catalog.add(model, &place) {
+                mistakes.push(Mistake::new(error.span, error.field, error.problem));
+            }
+            for (endpoint_at, endpoint) in model.endpoints.iter().enumerate() {
+                let name = endpoint.provider.get_ref();
+                if !configured(name) {
+                    let names: Vec<&str> = providers.iter().map(|provider| provider.name.as_str()).collect();
+                    let problem = format!("no provider `{name}`; configured: {}", listed(&names));
+                    let field = format!("{place}.endpoints[{endpoint_at}].provider");
+                    mistakes.push(Mistake::new(endpoint.provider.span(), field, problem));
+                }
+            }
+        }
+        match builtin_pages() {
+            Ok(pages) => add_builtin(&mut catalog, &pages, configured),
+            Err(error) => mistakes.push(Mistake::new(0..0, "catalogue", error.to_string())),
+        }
+        catalog
+    }
+
+    fn policies(
+        &self,
+        catalog: &Catalog,
+        mistakes: &mut Vec<Mistake>,
+        notices: &mut Vec<String>,
+    ) -> (BTreeMap<String, Arc<Policy>>, HashMap<String, String>) {
+        let resolve = |name: &str| match catalog.resolve(name) {
+            Ok(model) => Ok(model.id.clone()),
+            Err(unknown) if unknown.nearest.is_empty() => Err(format!("no model `{name}`")),
+            Err(unknown) => Err(format!("no model `{name}`; did you mean {}?", unknown.nearest.join(", "))),
+        };
+        let mut policies = BTreeMap::new();
+        let mut attached: HashMap<String, String> = HashMap::new();
+        for (name, config) in &self.tables.policies {
+            match Policy::from_config(name, config, resolve, |ids| baseline_of(catalog, ids)) {
+                Ok(policy) => drop(policies.insert(name.clone(), Arc::new(policy))),
+                Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
+            }
+            for (at, model) in config.applies_to.iter().enumerate() {
+                let field = format!("policies.{name}.applies_to[{at}]");
+                match resolve(model.get_ref()) {
+                    Err(problem) => mistakes.push(Mistake::new(model.span(), field, problem)),
+                    Ok(id) => {
+                        if let Some(other) = attached.insert(id, name.clone()) {
+                            let problem = format!("the policy `{other}` is attached to `{}` already", model.get_ref());
+                            mistakes.push(Mistake::new(model.span(), field, problem));
+                        }
+                    }
+                }
+            }
+        }
+        if !policies.contains_key(AUTO) && mistakes.is_empty() && !catalog.is_empty() {
+            let candidates: Vec<String> = catalog.models().map(|model| model.id.clone()).collect();
+            if let Some(baseline) = baseline_of(catalog, &candidates) {
+                notices.push(format!(
+                    "auto: {} candidates, baseline {baseline} (the dearest of the newest generation); quality is a \
+                     prior, unverified",
+                    candidates.len()
+                ));
+                let policy = Policy { name: AUTO.to_owned(), candidates, baseline, quality_min: 0.95 };
+                policies.insert(AUTO.to_owned(), Arc::new(policy));
+            }
+        }
+        (policies, attached)
+    }
+}
+
+/// Known providers whose credential is in the environment.
+fn found(environment: &impl Fn(&str) -> Option<String>) -> Vec<(&'static KnownProvider, String)> {
+    let with_credential = |known: &'static KnownProvider| {
+        environment(known.api_key_env).filter(|value| !value.trim().is_empty()).map(|value| (known, value))
+    };
+    known_providers().iter().filter_map(with_credential).collect()
+}
+
+/// Models of the built-in pages join where their provider is configured and the file does not define them itself.
+fn add_builtin(catalog: &mut Catalog, pages: &[Page], configured: impl Fn(&str) -> bool) {
+    for model in pages.iter().flat_map(|page| &page.models) {
+        let reachable = model.endpoints.iter().any(|endpoint| configured(endpoint.provider.get_ref()));
+        if reachable && catalog.resolve(model.id.get_ref()).is_err() {
+            let errors = catalog.add(model, "catalogue");
+            debug_assert!(errors.is_empty(), "{errors:?}");
+        }
+    }
+}
+
+/// The dearest model among those released within a year of the newest.
+fn baseline_of(catalog: &Catalog, ids: &[String]) -> Option<String> {
+    let models: Vec<&Model> = ids.iter().filter_map(|id| catalog.resolve(id).ok()).collect();
+    let newest = models.iter().filter_map(|model| model.released.as_deref()).max();
+    let year_before = newest.and_then(|date| {
+        let (year, rest) = date.split_once('-')?;
+        Some(format!("{}-{rest}", year.parse::<u32>().ok()?.checked_sub(1)?))
+    });
+    let recent = |model: &&&Model| match (&model.released, &year_before) {
+        (Some(released), Some(bound)) => released > bound,
+        _ => true,
+    };
+    let price = |model: &&&Model| model.endpoints.iter().map(|e| e.price.output_nano_per_mtok).min().unwrap_or(0);
+    models.iter().filter(recent).max_by_key(price).map(|model| model.id.clone())
+}
+
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}

@@ -1,0 +1,189 @@
+//! The only place where a failure becomes HTTP.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use catalog::UnknownModel;
+use ledger::NotEnough;
+use protocol::FieldError;
+use providers::{Failure, FailureKind};
+use router::Rejected;
+use serde_json::{Value, json};
+
+/// Everything that can go wrong with a request, as its client sees it.
+#[derive(Debug, Clone)]
+pub(crate) enum Error {
+    BadRequest(FieldError),
+    Unauthenticated(&'static str),
+    Forbidden(&'static str),
+    NotEnoughMoney(NotEnough),
+    UnknownModel(UnknownModel),
+    UnknownPolicy { name: String, known: Vec<String> },
+    NotFound(String),
+    Conflict(String),
+    /// Every endpoint was rejected before any was called.
+    NoCapableEndpoint(Vec<Rejected>),
+    BodyTooLarge { bytes_max: usize },
+    /// The cache alone was asked and has no answer.
+    NotCached,
+    Upstream { failure: Failure, attempts: usize },
+    /// All slots are taken.
+    Overloaded,
+    StorageFull,
+    /// A store of ours does not answer.
+    Unavailable,
+    /// Our own fault; the id finds the cause in the log.
+    Internal { id: String },
+}
+
+/// How a failure looks outside.
+#[derive(Debug, Clone)]
+pub(crate) struct Rendered {
+    pub status: StatusCode,
+    pub error_type: &'static str,
+    pub message: String,
+    pub metadata: Vec<(&'static str, Value)>,
+    pub retry_after_s: Option<u64>,
+}
+
+impl Error {
+    pub(crate) fn render(&self) -> Rendered {
+        let (status, error_type, message) = self.summary();
+        let (mut metadata, mut retry_after_s) = (Vec::new(), None);
+        match self {
+            Self::BadRequest(error) => metadata.push(("field", json!(error.field))),
+            Self::UnknownModel(unknown) => metadata.push(("nearest", json!(unknown.nearest))),
+            Self::NotEnoughMoney(short) => {
+                metadata.push(("available_usd", json!(short.available.as_usd())));
+                metadata.push(("needed_usd", json!(short.needed.as_usd())));
+            }
+            Self::NoCapableEndpoint(rejected) => metadata.push(("rejected", json!(rejected))),
+            Self::Upstream { failure, attempts } => {
+                metadata.push(("provider_name", json!(failure.provider)));
+                metadata.push(("kind", json!(failure.kind.as_str())));
+                metadata.push(("attempts", json!(attempts)));
+                retry_after_s = failure.retry_after.map(|wait| wait.as_secs());
+            }
+            Self::Overloaded | Self::StorageFull | Self::Unavailable => retry_after_s = Some(1),
+            _ => {}
+        }
+        Rendered { status, error_type, message, metadata, retry_after_s }
+    }
+
+    fn summary(&self) -> (StatusCode, &'static str, String) {
+        match self {
+            Self::BadRequest(error) => (StatusCode::BAD_REQUEST, "invalid_request", error.to_string()),
+            Self::Unauthenticated(problem) => (StatusCode::UNAUTHORIZED, "authentication", (*problem).to_owned()),
+            Self::Forbidden(problem) => (StatusCode::FORBIDDEN, "permission_denied", (*problem).to_owned()),
+            Self::NotEnoughMoney(short) => (
+                StatusCode::PAYMENT_REQUIRED,
+                "payment_required",
+                format!("{short}; raise the key's limit, or ask for fewer tokens with max_tokens"),
+            ),
+            Self::UnknownModel(unknown) => (StatusCode::NOT_FOUND, "not_found", unknown_model(unknown)),
+            Self::UnknownPolicy { name, known } => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                format!("no policy `{name}`; configured: {}", known.join(", ")),
+            ),
+            Self::NotFound(what) => (StatusCode::NOT_FOUND, "not_found", what.clone()),
+            Self::Conflict(what) => (StatusCode::CONFLICT, "invalid_request", what.clone()),
+            Self::NoCapableEndpoint(rejected) => (StatusCode::NOT_FOUND, "not_found", none_capable(rejected)),
+            Self::BodyTooLarge { bytes_max } => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "payload_too_large",
+                format!("the body is over {bytes_max} bytes; send less, or raise server.body_bytes_max"),
+            ),
+            Self::NotCached => (
+                StatusCode::PRECONDITION_FAILED,
+                "precondition_failed",
+                "only the cache was asked and it has no answer".to_owned(),
+            ),
+            Self::Upstream { failure, attempts } => upstream(failure, *attempts),
+            Self::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server",
+                "too many requests are under way; try again in a second".to_owned(),
+            ),
+            Self::StorageFull => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server",
+                "storage_full: nothing that costs money is served until the gateway's disk has room".to_owned(),
+            ),
+            Self::Unavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server",
+                "a store of the gateway does not answer; try again".to_owned(),
+            ),
+            Self::Internal { id } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "server", format!("internal error; request {id}"))
+            }
+        }
+    }
+
+    /// The error body, alone or inside a stream.
+    pub(crate) fn body(&self) -> Value {
+        let rendered = self.render();
+        let mut metadata = serde_json::Map::new();
+        metadata.insert("error_type".to_owned(), json!(rendered.error_type));
+        metadata.extend(rendered.metadata.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        json!({"error": {"code": rendered.status.as_u16(), "message": rendered.message, "metadata": metadata}})
+    }
+}
+
+fn unknown_model(unknown: &UnknownModel) -> String {
+    match unknown.nearest.as_slice() {
+        [] => format!("{unknown}; GET /v1/models lists all"),
+        nearest => format!("{unknown}; did you mean {}?", nearest.join(", ")),
+    }
+}
+
+fn none_capable(rejected: &[Rejected]) -> String {
+    let reasons: Vec<String> =
+        rejected.iter().take(5).map(|rejected| format!("{}: {}", rejected.endpoint, rejected.reason)).collect();
+    format!("no endpoint can serve this request ({})", reasons.join("; "))
+}
+
+/// An upstream's refusal of the request is the client's to mend; everything else is ours and never 401 or 403.
+fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, String) {
+    let provider = &failure.provider;
+    let tried = if attempts > 1 { format!(" ({attempts} endpoints tried)") } else { String::new() };
+    match failure.kind {
+        FailureKind::Refused => (
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            format!("{provider} refused the request: {}", failure.message),
+        ),
+        FailureKind::RateLimited => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            format!("{provider} limits our requests{tried}; try again later or allow another provider"),
+        ),
+        FailureKind::Timeout => {
+            (StatusCode::REQUEST_TIMEOUT, "timeout", format!("{provider}: {}{tried}", failure.message))
+        }
+        FailureKind::NoSuchModel => {
+            (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider} does not serve this model{tried}"))
+        }
+        FailureKind::Credential => {
+            (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider} did not accept our credential{tried}"))
+        }
+        _ => (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider}: {}{tried}", failure.message)),
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let rendered = self.render();
+        let mut response = (rendered.status, axum::Json(self.body())).into_response();
+        if let Some(seconds) = rendered.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<FieldError> for Error {
+    fn from(error: FieldError) -> Self {
+        Self::BadRequest(error)
+    }
+}

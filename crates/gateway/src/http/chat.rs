@@ -1,0 +1,352 @@
+//! `POST /chat/completions`: one answer, whole or streamed, in OpenRouter's shape.
+
+use crate::app::App;
+use crate::auth;
+use crate::error::Error;
+use crate::flight::{Follower, Next};
+use crate::http::read_body;
+use crate::pipeline::{self, Asked, Delivery, drop_unserved, settle_hit};
+use crate::served::{Head, Hit, Served};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use ledger::Settlement;
+use protocol::dialect::openai_chat::{DONE, encode_event};
+use protocol::{CacheMode, ChatRequest, Chunk, replay};
+use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A comment is sent this often while a stream is silent, so that proxies keep it open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+pub(super) async fn complete(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    let started = Instant::now();
+    match answer(&app, &headers, body, started).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Response, Error> {
+    let caller = auth::caller(app, headers).await?;
+    let body = read_body(app, body).await?;
+    let request = read_request(&body, headers)?;
+    let asked = pipeline::resolve(app, caller, request, started)?;
+    let streamed = asked.request.stream;
+    let (asked, delivery) = pipeline::run(app, asked).await?;
+    let id = asked.id.clone();
+    let response = if streamed {
+        stream_out(app.clone(), asked, delivery).await
+    } else {
+        whole_out(app, &asked, delivery).await
+    };
+    // From here on there is a record, so even an error carries its id.
+    let mut response = response.unwrap_or_else(|error| (*error).clone().into_response());
+    insert(response.headers_mut(), "x-generation-id", &id);
+    Ok(response)
+}
+
+/// Reads the body and lets the headers make its cache rules stricter.
+pub(super) fn read_request(body: &[u8], headers: &HeaderMap) -> Result<ChatRequest, Error> {
+    let mut request = ChatRequest::parse(body)?;
+    let control = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let mode = &mut request.sluice.cache.mode;
+    for directive in control.split(',').map(|directive| directive.trim().to_ascii_lowercase()) {
+        match directive.as_str() {
+            "no-store" => *mode = CacheMode::Off,
+            "no-cache" if *mode != CacheMode::Off => *mode = CacheMode::Refresh,
+            "only-if-cached" if matches!(*mode, CacheMode::On | CacheMode::Exact) => *mode = CacheMode::Only,
+            _ => {}
+        }
+    }
+    if headers.get("x-openrouter-cache").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"false")) {
+        *mode = CacheMode::Off;
+    }
+    Ok(request)
+}
+
+async fn whole_out(app: &App, asked: &Arc<Asked>, delivery: Delivery) -> Result<Response, Arc<Error>> {
+    let served = match delivery {
+        Delivery::Ready(served) => served,
+        Delivery::Leading(mut follower) => follower.outcome().await?,
+        Delivery::Following(mut follower, settlement) => {
+            let guard = Waiting::new(asked, settlement);
+            let outcome = follower.outcome().await;
+            guard.settle(app, asked, &follower.leader_id(), outcome)?
+        }
+    };
+    let mut body = serde_json::to_value(&*served.reply).unwrap_or_default();
+    if let Value::Object(body) = &mut body {
+        stamp(body, asked, &served.head, served.reply.created);
+        body.insert("usage".to_owned(), usage(&served));
+        if asked.request.sluice.trace {
+            body.insert("sluice".to_owned(), account(&served, true));
+        }
+    }
+    let mut response = axum::Json(body).into_response();
+    let headers = response.headers_mut();
+    describe(headers, asked, &served.head);
+    insert(headers, "x-sluice-cost-usd", &served.cost.to_string());
+    insert(headers, "x-sluice-saved-usd", &served.saved.to_string());
+    Ok(response)
+}
+
+/// The record of a follower: settled as cancelled when its client leaves before the end.
+struct Waiting {
+    asked: Arc<Asked>,
+    settlement: Option<Box<Settlement>>,
+}
+
+impl Waiting {
+    fn new(asked: &Arc<Asked>, settlement: Box<Settlement>) -> Self {
+        Self { asked: Arc::clone(asked), settlement: Some(settlement) }
+    }
+
+    fn settle(
+        mut self,
+        app: &App,
+        asked: &Asked,
+        leader_id: &str,
+        outcome: Result<Arc<Served>, Arc<Error>>,
+    ) -> Result<Arc<Served>, Arc<Error>> {
+        let Some(settlement) = self.settlement.take() else { return outcome };
+        match outcome {
+            Ok(served) => {
+                let coalesced = served.again(Hit::Coalesced, leader_id, asked.baseline_cost(app, served.usage));
+                settle_hit(*settlement, asked, &coalesced, "served");
+                Ok(Arc::new(coalesced))
+            }
+            Err(error) => {
+                drop_unserved(*settlement, asked, &error.render().message);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(mut settlement) = self.settlement.take() {
+            settlement.generation.state = "cancelled".to_owned();
+            settlement.generation.cache = Hit::Coalesced.as_str().to_owned();
+            drop_unserved(*settlement, &self.asked, "the client left");
+        }
+    }
+}
+
+/// A stream on its way out.
+struct Outgoing {
+    app: App,
+    asked: Arc<Asked>,
+    head: Arc<Head>,
+    follower: Option<Follower>,
+    waiting: Option<Waiting>,
+    /// Events that are ready to leave.
+    ready: VecDeque<String>,
+    sent_chunks: bool,
+    ended: bool,
+}
+
+async fn stream_out(app: App, asked: Arc<Asked>, delivery: Delivery) -> Result<Response, Arc<Error>> {
+    let (head, follower, waiting, served) = match delivery {
+        Delivery::Ready(served) => (Arc::clone(&served.head), None, None, Some(served)),
+        Delivery::Leading(mut follower) => (follower.head().await?, Some(follower), None, None),
+        Delivery::Following(mut follower, settlement) => {
+            let waiting = Waiting::new(&asked, settlement);
+            let head = match follower.head().await {
+                Ok(head) => head,
+                Err(error) => {
+                    return Err(match waiting.settle(&app, &asked, "", Err(error)) {
+                        Err(error) => error,
+                        Ok(_) => Arc::new(Error::Internal { id: asked.id.clone() }),
+                    });
+                }
+            };
+            let source = Some(follower.leader_id());
+            let head = Arc::new(Head { hit: Hit::Coalesced, source, ..(*head).clone() });
+            (head, Some(follower), Some(waiting), None)
+        }
+    };
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    describe(headers, &asked, &head);
+    let mut outgoing = Outgoing {
+        app,
+        asked,
+        head,
+        follower,
+        waiting,
+        ready: VecDeque::new(),
+        sent_chunks: false,
+        ended: false,
+    };
+    if let Some(served) = served {
+        outgoing.end_well(&served);
+    }
+    *response.body_mut() = Body::from_stream(events(outgoing));
+    Ok(response)
+}
+
+fn events(outgoing: Outgoing) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(outgoing, |mut outgoing| async move {
+        let event = outgoing.next().await?;
+        Some((Ok(Bytes::from(event)), outgoing))
+    })
+}
+
+impl Outgoing {
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            let follower = self.follower.as_mut()?;
+            match tokio::time::timeout(KEEP_ALIVE, follower.next()).await {
+                Err(_) => return Some(": waiting for the provider\n\n".to_owned()),
+                Ok(Next::Chunk(chunk)) => self.push(&chunk),
+                Ok(Next::Ended(outcome)) => self.end(outcome),
+            }
+        }
+    }
+
+    /// Sends a chunk on; its usage is kept back for the last one, so that it is counted once.
+    fn push(&mut self, chunk: &Chunk) {
+        self.sent_chunks = true;
+        if chunk.choices.is_empty() && chunk.usage.is_some() {
+            return;
+        }
+        let mut body = serde_json::to_value(chunk).unwrap_or_default();
+        if let Value::Object(body) = &mut body {
+            body.remove("usage");
+            stamp(body, &self.asked, &self.head, chunk.created);
+        }
+        self.emit(&body);
+    }
+
+    fn end(&mut self, outcome: Result<Arc<Served>, Arc<Error>>) {
+        let leader_id = self.follower.as_ref().map(Follower::leader_id).unwrap_or_default();
+        let outcome = match self.waiting.take() {
+            Some(waiting) => waiting.settle(&self.app, &self.asked, &leader_id, outcome),
+            None => outcome,
+        };
+        match outcome {
+            Ok(served) => self.end_well(&served),
+            Err(error) => self.end_badly(&error),
+        }
+    }
+
+    /// Sends what is left, the usage, and the terminal event.
+    fn end_well(&mut self, served: &Served) {
+        if !self.sent_chunks {
+            replay(&served.reply).iter().for_each(|chunk| self.push(chunk));
+        }
+        let mut body = Map::new();
+        body.insert("choices".to_owned(), json!([]));
+        stamp(&mut body, &self.asked, &self.head, served.reply.created);
+        body.insert("object".to_owned(), json!("chat.completion.chunk"));
+        body.insert("usage".to_owned(), usage(served));
+        body.insert("sluice".to_owned(), account(served, self.asked.request.sluice.trace));
+        self.emit(&Value::Object(body));
+        self.ready.push_back(DONE.to_owned());
+        self.ended = true;
+    }
+
+    /// Sends the error inside the stream; there is no terminal event after it, so that nobody takes it for an end.
+    fn end_badly(&mut self, error: &Error) {
+        let mut body = match error.body() {
+            Value::Object(body) => body,
+            _ => Map::new(),
+        };
+        body.insert("choices".to_owned(), json!([{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]));
+        body.insert("object".to_owned(), json!("chat.completion.chunk"));
+        stamp(&mut body, &self.asked, &self.head, 0);
+        self.emit(&Value::Object(body));
+        self.ended = true;
+    }
+
+    fn emit(&mut self, body: &Value) {
+        match encode_event(body) {
+            Ok(event) => self.ready.push_back(event),
+            Err(error) => tracing::error!(%error, "an event could not be written"),
+        }
+    }
+}
+
+/// Puts the gateway's own names over the provider's.
+fn stamp(body: &mut Map<String, Value>, asked: &Asked, head: &Head, created: u64) {
+    body.insert("id".to_owned(), json!(asked.id));
+    body.insert("model".to_owned(), json!(head.model));
+    body.insert("provider".to_owned(), json!(head.provider));
+    let created = if created == 0 { ledger::now_ms() as u64 / 1_000 } else { created };
+    body.insert("created".to_owned(), json!(created));
+    for choice in body.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        if choice.get("native_finish_reason").is_none() {
+            choice["native_finish_reason"] = choice["finish_reason"].clone();
+        }
+    }
+}
+
+/// The provider's usage with what it cost.
+fn usage(served: &Served) -> Value {
+    let mut usage = served.usage.to_openai();
+    if let Some(Value::Object(stated)) = &served.reply.usage {
+        usage.extend(stated.clone());
+    }
+    usage.insert("cost".to_owned(), json!(served.cost.as_usd()));
+    usage.insert("cost_details".to_owned(), json!({"upstream_inference_cost": served.cost.as_usd()}));
+    usage.insert("is_byok".to_owned(), json!(false));
+    Value::Object(usage)
+}
+
+/// The `sluice` object: money, and the trace where it was asked for.
+fn account(served: &Served, with_trace: bool) -> Value {
+    let mut account = json!({
+        "cache": served.head.hit.as_str(),
+        "cost_usd": served.cost.as_usd(),
+        "saved_usd": served.saved.as_usd(),
+    });
+    if with_trace {
+        account["trace"] = (*served.trace).clone();
+    }
+    account
+}
+
+/// The headers that say what served.
+fn describe(headers: &mut HeaderMap, asked: &Asked, head: &Head) {
+    insert(headers, "x-sluice-cache", head.hit.as_str());
+    if let Some(source) = &head.source {
+        insert(headers, "x-sluice-cache-id", source);
+    }
+    if let Hit::Similar { probability } = head.hit {
+        insert(headers, "x-sluice-cache-probability", &format!("{probability:.4}"));
+    }
+    insert(headers, "x-sluice-model", &head.model);
+    insert(headers, "x-sluice-provider", &head.provider);
+    if !head.policy.is_empty() {
+        insert(headers, "x-sluice-policy", &head.policy);
+    }
+    insert(headers, "x-sluice-attempts", &head.attempts.len().to_string());
+    if let Some(max_tokens) = head.max_tokens {
+        insert(headers, "x-sluice-max-tokens", &max_tokens.to_string());
+    }
+    // A follower did not wait for itself, so what its leader waited can exceed its own time.
+    let overhead = asked.started.elapsed().saturating_sub(head.upstream_wait());
+    insert(headers, "x-sluice-overhead-us", &overhead.as_micros().to_string());
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}

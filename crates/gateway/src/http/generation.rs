@@ -1,0 +1,78 @@
+//! `GET /generation?id=`: what served a request, its cost and why.
+
+use crate::app::App;
+use crate::auth;
+use crate::error::Error;
+use crate::http::iso_time;
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use catalog::NanoUsd;
+use database::Generation;
+use protocol::FieldError;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    #[serde(default)]
+    id: String,
+}
+
+pub(super) async fn get(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Value>, Error> {
+    let caller = auth::caller(&app, &headers).await?;
+    if wanted.id.is_empty() {
+        return Err(FieldError::new("id", "missing; ask for /generation?id=gen-…").into());
+    }
+    let found = app.ledger.generation(caller.tenant(), &wanted.id).await.map_err(|error| {
+        tracing::error!(%error, "a generation could not be read");
+        Error::Unavailable
+    })?;
+    let generation = found.ok_or_else(|| Error::NotFound(format!("no generation `{}`", wanted.id)))?;
+    Ok(Json(json!({ "data": row(&generation) })))
+}
+
+fn row(generation: &Generation) -> Value {
+    let g = generation;
+    let usd = |nano: i64| NanoUsd(nano).as_usd();
+    let stored = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
+    let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut row = json!({
+        "id": g.id, "request_id": g.id, "model": g.model,
+        "provider_name": named(&g.provider), "router": named(&g.policy),
+        "created_at": iso_time(g.created_ms), "streamed": g.streamed, "cancelled": g.state == "cancelled",
+        "total_cost": usd(g.charged_nano), "usage": usd(g.charged_nano), "upstream_inference_cost": usd(g.upstream_nano),
+        "is_byok": false, "api_type": "completions", "data_region": "global", "origin": "",
+        "workspace_id": g.tenant_id, "external_user": named(&g.end_user),
+        "tokens_prompt": g.input_tokens + g.cache_read_tokens,
+        "tokens_completion": g.output_tokens + g.reasoning_tokens,
+        "finish_reason": named(&g.finish_reason), "native_finish_reason": named(&g.finish_reason),
+        "latency": g.latency_ms, "generation_time": g.latency_ms,
+        "response_cache_source_id": named(&g.cache_source),
+    });
+    row["native_tokens_prompt"] = row["tokens_prompt"].clone();
+    row["native_tokens_completion"] = row["tokens_completion"].clone();
+    row["native_tokens_reasoning"] = json!(g.reasoning_tokens);
+    row["native_tokens_cached"] = json!(g.cache_read_tokens);
+    for unknown in UNKNOWN {
+        row[unknown] = Value::Null;
+    }
+    row["sluice"] = json!({
+        "state": g.state, "cache": g.cache, "model_asked": g.model_asked, "endpoint": named(&g.endpoint),
+        "reserved_usd": usd(g.reserved_nano), "overrun_usd": usd(g.overrun_nano), "saved_usd": usd(g.saved_nano),
+        "estimated": g.estimated, "failure": named(&g.failure),
+        "attempts": stored(&g.attempts), "trace": stored(&g.reasons),
+    });
+    row
+}
+
+/// Fields of OpenRouter's schema that this gateway has no figure for.
+const UNKNOWN: [&str; 16] = [
+    "upstream_id", "cache_discount", "native_tokens_completion_images", "num_media_prompt", "num_media_completion",
+    "num_input_audio_prompt", "num_search_results", "num_fetches", "web_search_engine", "moderation_latency", "app_id",
+    "service_tier", "preset_id", "user_agent", "http_referer", "provider_responses",
+];

@@ -1,0 +1,46 @@
+//! `/health`, `/ready` and `/metrics`: for those who run the gateway.
+
+use crate::app::App;
+use crate::telemetry;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
+
+/// The process answers.
+pub(super) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// Each dependency by name. Degraded parts do not make the gateway unready: requests are answered without them.
+pub(super) async fn ready(State(app): State<App>) -> Response {
+    let mut parts = Map::new();
+    let database = app.ledger.ping().await;
+    parts.insert("database".to_owned(), json!(database.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned())));
+    let semantic = if app.cache.has_semantic() { "ok" } else { "off" };
+    parts.insert("semantic_cache".to_owned(), json!(semantic));
+    for (part, reason) in app.degraded.iter() {
+        parts.insert(part.replace(' ', "_").replace("the_", ""), json!(format!("off: {reason}")));
+    }
+    let stopping = app.stopping.load(Ordering::Acquire);
+    let (status, word) = match (stopping, database.is_ok(), app.degraded.is_empty()) {
+        (true, _, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (_, false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+        (_, _, false) => (StatusCode::OK, "degraded"),
+        _ => (StatusCode::OK, "ready"),
+    };
+    (status, Json(json!({"status": word, "parts": parts}))).into_response()
+}
+
+/// Prometheus's text format.
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let Some(recorder) = telemetry::recorder() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "there is no metrics recorder\n").into_response();
+    };
+    let (exact, semantic) = app.cache.sizes();
+    telemetry::cache_sizes(exact, semantic);
+    recorder.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()
+}

@@ -1,0 +1,32 @@
+//! `POST /route`: what would be done with a request and why; no provider is called and nothing is stored.
+
+use crate::app::App;
+use crate::auth;
+use crate::error::Error;
+use crate::http::read_body;
+use crate::{pipeline, relay};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
+    let started = Instant::now();
+    let caller = auth::caller(&app, &headers).await?;
+    let body = read_body(&app, body).await?;
+    let request = super::chat::read_request(&body, &headers)?;
+    let asked = pipeline::resolve(&app, caller, request, started)?;
+    let exact = app.cache.exact(&asked.fingerprint).filter(|_| asked.reads_cache());
+    let (offer, no_vector) = match relay::offer(&app, &asked).await {
+        Ok(offer) => (offer, None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let route = relay::route(&app, &asked, offer.as_ref());
+    let mut explained = relay::trace(&asked, &route, offer.as_ref(), no_vector);
+    explained["cache"]["exact"] = json!(exact.map(|entry| entry.id.clone()));
+    explained["policy"] = json!(asked.policy.as_ref().map(|policy| &policy.name));
+    explained["baseline"] = json!(asked.baseline);
+    Ok(Json(json!({ "data": explained })))
+}

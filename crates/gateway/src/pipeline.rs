@@ -1,0 +1,267 @@
+//! The spine: admit → exact → (one flight:) neighbours → decide → first_success → settle.
+
+use crate::app::App;
+use crate::config::AUTO;
+use crate::error::Error;
+use crate::flight::{FlightKey, Follower};
+use crate::relay::{self, Job};
+use crate::served::{Head, Hit, Served};
+use crate::telemetry;
+use cache::Entry;
+use catalog::{Model, NanoUsd};
+use database::Generation;
+use ledger::{Bill, Caller, Settlement, now_ms};
+use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
+use rand::Rng;
+use router::Policy;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A request with everything in it resolved.
+pub(crate) struct Asked {
+    pub id: String,
+    pub caller: Caller,
+    pub request: ChatRequest,
+    /// The policy that chooses the model; `None` where the client named it.
+    pub policy: Option<Arc<Policy>>,
+    /// Canonical names of the models that may serve.
+    pub models: Vec<String>,
+    /// What savings are measured against.
+    pub baseline: String,
+    pub mode: CacheMode,
+    pub fingerprint: Digest,
+    /// Where the semantic level may look, or why it may not.
+    pub scope: Result<Digest, &'static str>,
+    pub started: Instant,
+}
+
+/// An answer on its way to the client.
+pub(crate) enum Delivery {
+    /// An exact hit, settled already.
+    Ready(Arc<Served>),
+    /// A flight that this request leads.
+    Leading(Follower),
+    /// A flight that another request leads; ours is settled at its end.
+    Following(Follower, Box<Settlement>),
+}
+
+/// Runs one request up to the point where its answer can be delivered.
+pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery), Error> {
+    let asked = Arc::new(asked);
+    let settlement = admit(app, &asked)?;
+    if asked.reads_cache()
+        && let Some(entry) = app.cache.exact(&asked.fingerprint)
+        && asked.fits(&entry)
+    {
+        let served = hit(app, &asked, &entry, Hit::Exact, json!({"cache": {"level": "exact", "id": entry.id}}));
+        settle_hit(settlement, &asked, &served, "served");
+        return Ok((asked, Delivery::Ready(Arc::new(served))));
+    }
+    if asked.mode == CacheMode::Only && asked.scope.is_err() {
+        drop_unserved(settlement, &asked, "not cached");
+        return Err(Error::NotCached);
+    }
+    let key_hash = || asked.caller.account.hash.clone();
+    let key = asked.reads_cache().then(|| FlightKey { fingerprint: asked.fingerprint, key_hash: key_hash() });
+    let (follower, leader) = app.flights.join(key, &asked.id);
+    match leader {
+        None => Ok((asked, Delivery::Following(follower, Box::new(settlement)))),
+        Some(leader) => {
+            let job = Job { app: app.clone(), asked: Arc::clone(&asked), settlement, leader };
+            tokio::spawn(relay::run(job));
+            Ok((asked, Delivery::Leading(follower)))
+        }
+    }
+}
+
+/// Resolves models, policy and cache rules of a request.
+pub(crate) fn resolve(app: &App, caller: Caller, request: ChatRequest, started: Instant) -> Result<Asked, Error> {
+    let policy = policy_of(app, &request)?;
+    let models = match &policy {
+        Some(policy) => policy.candidates.clone(),
+        None => named_models(app, &request)?,
+    };
+    let baseline = policy.as_ref().map_or_else(|| models[0].clone(), |policy| policy.baseline.clone());
+    let policy_name = policy.as_ref().map_or("", |policy| policy.name.as_str());
+    let named = if policy.is_some() { String::new() } else { models.join(" ") };
+    let quality = request.sluice.quality_min.map_or(String::new(), |quality| quality.to_string());
+    let identity = [caller.tenant(), policy_name, &named, &quality];
+    let scope = match app.cache.rules().eligible(&request) {
+        Err(reason) => Err(reason.as_str()),
+        Ok(()) if !app.cache.has_semantic() => Err("no embedder"),
+        Ok(()) => context_tag(&request, &identity).ok_or("no_question"),
+    };
+    Ok(Asked {
+        id: generation_id(),
+        fingerprint: fingerprint(&request, &identity),
+        mode: request.sluice.cache.mode,
+        caller,
+        policy,
+        models,
+        baseline,
+        scope,
+        request,
+        started,
+    })
+}
+
+/// The policy that the model string, the request or an attachment names.
+fn policy_of(app: &App, request: &ChatRequest) -> Result<Option<Arc<Policy>>, Error> {
+    let policies = &app.config.policies;
+    let find = |name: &str| {
+        let known = || policies.keys().cloned().collect();
+        policies.get(name).cloned().ok_or_else(|| Error::UnknownPolicy { name: name.to_owned(), known: known() })
+    };
+    let model = request.named_models().first().copied().unwrap_or_default();
+    match (request.sluice.policy.as_deref(), model) {
+        (Some("as-asked"), AUTO | "openrouter/auto" | "sluice/auto") => {
+            let problem = "`as-asked` needs a named model, not `auto`";
+            Err(Error::BadRequest(FieldError::new("sluice.policy", problem)))
+        }
+        (Some("as-asked"), _) => Ok(None),
+        (Some(name), _) => find(name).map(Some),
+        (None, AUTO | "openrouter/auto" | "sluice/auto") => find(AUTO).map(Some),
+        (None, name) => match name.strip_prefix("policy/") {
+            Some(policy) => find(policy).map(Some),
+            None => {
+                let id = app.config.catalog.resolve(name).map(|model| model.id.as_str()).unwrap_or_default();
+                app.config.attached.get(id).map(|policy| find(policy)).transpose()
+            }
+        },
+    }
+}
+
+fn named_models(app: &App, request: &ChatRequest) -> Result<Vec<String>, Error> {
+    let resolve = |name: &str| app.config.catalog.resolve(name).map(|model| model.id.clone()).map_err(Error::UnknownModel);
+    request.named_models().into_iter().map(resolve).collect()
+}
+
+/// Takes the slot that the request's record will need.
+fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
+    let account = Arc::clone(&asked.caller.account);
+    let generation = Generation {
+        id: asked.id.clone(),
+        tenant_id: account.tenant_id.clone(),
+        key_hash: account.hash.clone(),
+        created_ms: now_ms(),
+        state: "failed".to_owned(),
+        model_asked: asked.request.named_models().join(" "),
+        policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
+        streamed: asked.request.stream,
+        cache: Hit::Bypass.as_str().to_owned(),
+        end_user: asked.request.user.clone().unwrap_or_default(),
+        attempts: "[]".to_owned(),
+        reasons: "{}".to_owned(),
+        ..Generation::default()
+    };
+    Settlement::admit(&app.ledger.writer, account, generation).map_err(|_| Error::Overloaded)
+}
+
+impl Asked {
+    /// True where a stored or concurrent answer may be given.
+    pub(crate) fn reads_cache(&self) -> bool {
+        matches!(self.mode, CacheMode::On | CacheMode::Exact | CacheMode::Only)
+    }
+
+    /// True where the fresh answer may be kept.
+    pub(crate) fn writes_cache(&self) -> bool {
+        self.mode != CacheMode::Off
+    }
+
+    /// True where the semantic level may be asked.
+    pub(crate) fn reads_semantic(&self) -> bool {
+        matches!(self.mode, CacheMode::On | CacheMode::Only)
+    }
+
+    /// True where a stored answer is no longer than the client allows.
+    pub(crate) fn fits(&self, entry: &Entry) -> bool {
+        let usage = entry.reply.usage.as_ref().and_then(Usage::from_openai).unwrap_or_default();
+        self.request.max_tokens.is_none_or(|cap| usage.completion_tokens() <= cap)
+    }
+
+    /// The models that may serve, in order.
+    pub(crate) fn models<'a>(&self, app: &'a App) -> Vec<&'a Model> {
+        self.models.iter().filter_map(|id| app.config.catalog.resolve(id).ok()).collect()
+    }
+
+    /// What the baseline would have cost with these tokens.
+    pub(crate) fn baseline_cost(&self, app: &App, usage: Usage) -> NanoUsd {
+        let Ok(model) = app.config.catalog.resolve(&self.baseline) else { return NanoUsd::ZERO };
+        let cost = |endpoint: &catalog::Endpoint| {
+            endpoint.price.cost(usage.input_tokens, usage.cache_read_tokens, usage.completion_tokens())
+        };
+        model.endpoints.iter().map(cost).min().unwrap_or_default()
+    }
+}
+
+/// The record of an answer that was stored.
+pub(crate) fn hit(app: &App, asked: &Asked, entry: &Entry, hit: Hit, trace: serde_json::Value) -> Served {
+    let usage = entry.reply.usage.as_ref().and_then(Usage::from_openai).unwrap_or_default();
+    let head = Head {
+        hit,
+        source: Some(entry.id.clone()),
+        model: entry.model.clone(),
+        provider: entry.provider.clone(),
+        policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
+        attempts: Vec::new(),
+        max_tokens: None,
+    };
+    Served {
+        head: Arc::new(head),
+        reply: Arc::clone(&entry.reply),
+        usage,
+        cost: NanoUsd::ZERO,
+        saved: asked.baseline_cost(app, usage),
+        trace: Arc::new(trace),
+    }
+}
+
+/// Settles a request that cost nothing.
+pub(crate) fn settle_hit(mut settlement: Settlement, asked: &Asked, served: &Served, state: &'static str) {
+    fill(&mut settlement.generation, asked, served);
+    settlement.generation.state = state.to_owned();
+    telemetry::request_ended(served.head.hit, state, asked.started.elapsed());
+    telemetry::money(served);
+    settlement.finish(Bill::default());
+}
+
+/// Settles a request that was not served and cost nothing.
+pub(crate) fn drop_unserved(mut settlement: Settlement, asked: &Asked, failure: &str) {
+    settlement.generation.latency_ms = elapsed_ms(asked.started);
+    settlement.generation.failure = failure.to_owned();
+    telemetry::request_ended(Hit::Bypass, "failed", asked.started.elapsed());
+    settlement.finish(Bill::default());
+}
+
+/// Writes what is known of an answer into its record.
+pub(crate) fn fill(generation: &mut Generation, asked: &Asked, served: &Served) {
+    let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
+    let head = &served.head;
+    generation.model.clone_from(&head.model);
+    generation.provider.clone_from(&head.provider);
+    generation.cache = head.hit.as_str().to_owned();
+    generation.cache_source = head.source.clone().unwrap_or_default();
+    generation.input_tokens = count(served.usage.input_tokens);
+    generation.cache_read_tokens = count(served.usage.cache_read_tokens);
+    generation.output_tokens = count(served.usage.output_tokens);
+    generation.reasoning_tokens = count(served.usage.reasoning_tokens);
+    generation.estimated = served.usage.estimated;
+    generation.saved_nano = served.saved.0;
+    generation.latency_ms = elapsed_ms(asked.started);
+    let finish = served.reply.choices.first().and_then(|choice| choice.finish_reason.clone());
+    generation.finish_reason = finish.unwrap_or_default();
+    generation.attempts = crate::served::attempts_json(&head.attempts).to_string();
+    generation.reasons = served.trace.to_string();
+}
+
+pub(crate) fn elapsed_ms(started: Instant) -> i64 {
+    i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+
+/// `gen-`, the time and 64 random bits: sorts by time and cannot be guessed.
+fn generation_id() -> String {
+    let random: u64 = rand::rng().random();
+    format!("gen-{:x}-{random:016x}", now_ms())
+}

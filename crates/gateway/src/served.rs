@@ -1,0 +1,91 @@
+//! The one decision record of a request: what headers, bodies, ledger and metrics are made of.
+
+use catalog::NanoUsd;
+use protocol::{Reply, Usage};
+use providers::Attempt;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How the cache took part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Hit {
+    Exact,
+    Similar { probability: f64 },
+    Coalesced,
+    /// The cache was asked and had nothing.
+    Miss,
+    /// The cache was not asked.
+    Bypass,
+}
+
+impl Hit {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Similar { .. } => "similar",
+            Self::Coalesced => "coalesced",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+        }
+    }
+
+    /// True where no upstream call was made for this request.
+    pub(crate) fn is_free(self) -> bool {
+        matches!(self, Self::Exact | Self::Similar { .. } | Self::Coalesced)
+    }
+}
+
+/// What is known when the first byte leaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub hit: Hit,
+    /// The generation whose answer is given again.
+    pub source: Option<String>,
+    pub model: String,
+    pub provider: String,
+    pub policy: String,
+    pub attempts: Vec<Attempt>,
+    /// The output cap that was sent instead of the client's, to fit the budget.
+    pub max_tokens: Option<u64>,
+}
+
+impl Head {
+    /// Time spent waiting for providers.
+    pub(crate) fn upstream_wait(&self) -> Duration {
+        self.attempts.iter().map(|attempt| attempt.latency).sum()
+    }
+}
+
+/// What is known when a request has ended well.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub head: Arc<Head>,
+    pub reply: Arc<Reply>,
+    pub usage: Usage,
+    pub cost: NanoUsd,
+    /// What the policy's baseline would have cost more.
+    pub saved: NanoUsd,
+    pub trace: Arc<Value>,
+}
+
+impl Served {
+    /// The same answer for another request that costs nothing.
+    pub(crate) fn again(&self, hit: Hit, source: &str, baseline_cost: NanoUsd) -> Self {
+        let head = Head { hit, source: Some(source.to_owned()), ..(*self.head).clone() };
+        Self { head: Arc::new(head), cost: NanoUsd::ZERO, saved: baseline_cost, ..self.clone() }
+    }
+}
+
+/// The tries of a request, as they are recorded.
+pub(crate) fn attempts_json(attempts: &[Attempt]) -> Value {
+    let row = |attempt: &Attempt| {
+        json!({
+            "endpoint": attempt.endpoint,
+            "provider": attempt.provider,
+            "outcome": attempt.failure.map_or("answered", |kind| kind.as_str()),
+            "latency_ms": attempt.latency.as_millis() as u64,
+        })
+    };
+    Value::Array(attempts.iter().map(row).collect())
+}

@@ -1,0 +1,50 @@
+//! Metrics: their names, and the text that Prometheus reads. No label holds a tenant's text.
+
+use crate::served::{Hit, Served};
+use metrics::{counter, gauge, histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use providers::Attempt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// The process-wide recorder; several gateways in one process share it.
+pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    let install = || {
+        let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let builder = PrometheusBuilder::new().set_buckets(&seconds).ok()?;
+        builder.install_recorder().inspect_err(|error| tracing::warn!(%error, "there will be no metrics")).ok()
+    };
+    HANDLE.get_or_init(install).as_ref()
+}
+
+pub(crate) fn request_ended(hit: Hit, state: &'static str, elapsed: Duration) {
+    counter!("sluice_requests_total", "cache" => hit.as_str(), "state" => state).increment(1);
+    histogram!("sluice_request_seconds", "cache" => hit.as_str()).record(elapsed.as_secs_f64());
+}
+
+pub(crate) fn money(served: &Served) {
+    counter!("sluice_cost_nano_usd_total").increment(u64::try_from(served.cost.0).unwrap_or(0));
+    counter!("sluice_saved_nano_usd_total").increment(u64::try_from(served.saved.0).unwrap_or(0));
+}
+
+pub(crate) fn attempts(attempts: &[Attempt]) {
+    for attempt in attempts {
+        let outcome = attempt.failure.map_or("answered", |kind| kind.as_str());
+        counter!("sluice_attempts_total", "provider" => attempt.provider.clone(), "outcome" => outcome).increment(1);
+    }
+}
+
+/// A request went on without the semantic level for a reason of ours.
+pub(crate) fn semantic_skipped(reason: &'static str) {
+    counter!("sluice_semantic_skipped_total", "reason" => reason).increment(1);
+}
+
+pub(crate) fn cache_sizes(exact: u64, semantic: u64) {
+    gauge!("sluice_cache_entries", "level" => "exact").set(exact as f64);
+    gauge!("sluice_cache_entries", "level" => "semantic").set(semantic as f64);
+}
+
+pub(crate) fn panicked() {
+    counter!("sluice_panics_total").increment(1);
+}

@@ -1,0 +1,36 @@
+//! Why a command failed, and its exit code: 1 failed, 2 wrong usage.
+
+use database::DatabaseError;
+use gateway::StartError;
+use gateway::config::ConfigError;
+use ledger::LedgerError;
+use simulator::AnswersError;
+use std::process::ExitCode;
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Database(#[from] DatabaseError),
+    #[error("{0}")]
+    Ledger(#[from] LedgerError),
+    #[error("{0}")]
+    Answers(#[from] AnswersError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Usage(_) | Self::Answers(_) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}

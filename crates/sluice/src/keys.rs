@@ -1,0 +1,94 @@
+//! `sluice keys`: virtual keys, made and revoked in the database; a running gateway notices within two seconds.
+
+use crate::failure::Failure;
+use crate::serve::read_config;
+use catalog::NanoUsd;
+use database::{Database, sqlite_path};
+use ledger::{DEFAULT_TENANT, make_key, now_ms};
+use std::path::PathBuf;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Makes a key and shows it this once.
+    Create {
+        /// A name to recognise the key by.
+        name: String,
+        /// Spending limit in dollars; none without it.
+        #[arg(long, value_name = "USD")]
+        limit: Option<f64>,
+        /// The tenant that owns the key.
+        #[arg(long, default_value = DEFAULT_TENANT)]
+        tenant: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Lists all keys with what they spent.
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Revokes a key.
+    Revoke {
+        /// Its name, or the beginning of its hash as `list` shows it.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Place {
+    /// The gateway's configuration file, for its [database].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Place {
+    async fn open(&self) -> Result<Database, Failure> {
+        let file = read_config(self.config.as_deref())?;
+        let url = &file.database().url;
+        let path = sqlite_path(url).ok_or_else(|| Failure::Usage(format!("database.url: `{url}` is no sqlite:// URL")))?;
+        Ok(Database::open(&path).await?)
+    }
+}
+
+pub(crate) async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create { name, limit, tenant, place } => create(&place, &name, limit, &tenant).await,
+        Command::List { place } => list(&place).await,
+        Command::Revoke { key, place } => revoke(&place, &key).await,
+    }
+}
+
+async fn create(place: &Place, name: &str, limit: Option<f64>, tenant: &str) -> Result<(), Failure> {
+    let limit = limit.map(|usd| {
+        let limit = NanoUsd::from_usd(usd).filter(|limit| *limit >= NanoUsd::ZERO);
+        limit.ok_or_else(|| Failure::Usage(format!("--limit: {usd} is no amount; use dollars, 0 or more")))
+    });
+    let (key, row) = make_key(&place.open().await?, tenant, name, limit.transpose()?).await?;
+    println!("{key}");
+    eprintln!("key `{}` of tenant `{}`; it is not shown again", row.name, row.tenant_id);
+    Ok(())
+}
+
+async fn list(place: &Place) -> Result<(), Failure> {
+    println!("{:<14} {:<24} {:<14} {:>14} {:>14}  state", "hash", "name", "tenant", "limit USD", "spent USD");
+    for key in place.open().await?.keys(None).await? {
+        let limit = key.limit_nano.map_or_else(|| "none".to_owned(), |nano| NanoUsd(nano).to_string());
+        let state = if key.disabled { "revoked" } else { "active" };
+        let (hash, spent) = (&key.hash[..12], NanoUsd(key.usage_nano));
+        println!("{hash:<14} {:<24} {:<14} {limit:>14} {:>14}  {state}", key.name, key.tenant_id, spent.to_string());
+    }
+    Ok(())
+}
+
+async fn revoke(place: &Place, key: &str) -> Result<(), Failure> {
+    match place.open().await?.disable_key(key, now_ms()).await? {
+        0 => Err(Failure::Usage(format!("no active key `{key}`; `sluice keys list` shows all"))),
+        1 => {
+            println!("revoked `{key}`");
+            Ok(())
+        }
+        many => Err(Failure::Usage(format!("`{key}` means {many} keys; use the hash that `sluice keys list` shows"))),
+    }
+}

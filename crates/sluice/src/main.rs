@@ -1,0 +1,54 @@
+//! The command line.
+
+mod check;
+mod failure;
+mod keys;
+mod serve;
+mod simulate;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A self-hosted LLM gateway that spends less: semantic cache, router, providers, one OpenRouter-compatible API.
+#[derive(Parser)]
+#[command(name = "sluice", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts the gateway.
+    Serve(serve::Arguments),
+    /// Checks a configuration file and names every mistake with its line.
+    Check(check::Arguments),
+    /// Makes, lists and revokes virtual keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Starts a provider that answers from a file or with marked synthetic text.
+    Simulate(simulate::Arguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a crypto provider was installed already");
+    }
+    let done = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Keys(command) => keys::run(command).await,
+        Command::Simulate(arguments) => simulate::run(arguments).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
