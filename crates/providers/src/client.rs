@@ -22,7 +22,7 @@ pub(crate) struct Limits {
     pub error_bytes_max: usize,
 }
 
-const LIMITS: Limits =
+pub(crate) const LIMITS: Limits =
     Limits { reply_bytes_max: 16 * 1024 * 1024, event_bytes_max: 1024 * 1024, error_bytes_max: 64 * 1024 };
 
 /// One candidate of a request, ready to be tried.
@@ -71,14 +71,7 @@ impl Upstreams {
         let providers: HashMap<String, Arc<Provider>> =
             providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
         let connect = providers.values().map(|provider| provider.connect_timeout).max();
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none()) // a redirect could carry the credential elsewhere
-            .no_proxy()
-            .connect_timeout(connect.unwrap_or(Duration::from_secs(3)))
-            .pool_idle_timeout(Duration::from_secs(60))
-            .tcp_nodelay(true)
-            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+        let client = builder(connect.unwrap_or(Duration::from_secs(3))).build()?;
         Ok(Self { client, providers })
     }
 
@@ -177,11 +170,22 @@ impl Upstreams {
     }
 }
 
+/// The rules of every outbound client.
+pub(crate) fn builder(connect_timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none()) // a redirect could carry the credential elsewhere
+        .no_proxy()
+        .connect_timeout(connect_timeout)
+        .pool_idle_timeout(Duration::from_secs(60))
+        .tcp_nodelay(true)
+        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+}
+
 fn failure(provider: &str, kind: Kind, message: impl Into<String>) -> Failure {
     Failure { kind, provider: provider.to_owned(), status: None, message: message.into(), retry_after: None }
 }
 
-fn send_failure(provider: &str, error: &reqwest::Error) -> Failure {
+pub(crate) fn send_failure(provider: &str, error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         return failure(provider, Kind::Timeout, "no connection within the deadline");
     }
@@ -192,7 +196,7 @@ fn send_failure(provider: &str, error: &reqwest::Error) -> Failure {
 }
 
 /// Reads a body up to `bytes_max`.
-async fn read_capped(
+pub(crate) async fn read_capped(
     provider: &str,
     response: reqwest::Response,
     bytes_max: usize,

@@ -9,4 +9,4 @@ mod predictor;
 pub use decide::{Candidate, Offer, Question, Rejected, Route, decide, estimate_tokens};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
-pub use predictor::{Predictor, PredictorError, prior_ability, probability};
+pub use predictor::{Artefact, Predictor, PredictorError, prior_ability, probability};

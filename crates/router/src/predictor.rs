@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
-/// The fitted artefact: `logit p(model, prompt) = ability(model) − difficulty(prompt)`.
+/// What training yields and `models/router/predictor.json` holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Predictor {
+#[serde(deny_unknown_fields)]
+pub struct Artefact {
     pub features_version: u32,
     /// Means and deviations that standardise the dense features.
     pub dense_mean: Vec<f32>,
@@ -23,7 +24,13 @@ pub struct Predictor {
     /// Ridge on the logarithm of the output tokens: intercept and weights of the standardised dense features.
     pub length_bias: f32,
     pub length_dense: Vec<f32>,
-    #[serde(skip)]
+}
+
+/// A fitted artefact ready to be asked: `logit p(model, prompt) = ability(model) − difficulty(prompt)`.
+#[derive(Debug, Clone)]
+pub struct Predictor {
+    artefact: Artefact,
+    /// The sparse weights by bucket.
     table: Vec<f32>,
 }
 
@@ -54,48 +61,54 @@ impl Predictor {
     /// # Errors
     /// When it is malformed or made for other features.
     pub fn from_json(json: &[u8]) -> Result<Self, PredictorError> {
-        let mut predictor: Self = serde_json::from_slice(json)?;
-        if predictor.features_version != FEATURES_VERSION {
-            return Err(PredictorError::Version { found: predictor.features_version });
-        }
-        for weights in [&predictor.dense_mean, &predictor.dense_deviation, &predictor.difficulty_dense, &predictor.length_dense] {
-            if weights.len() != DENSE_COUNT {
-                return Err(PredictorError::Shape { found: weights.len() });
-            }
-        }
-        predictor.index();
-        Ok(predictor)
+        Self::new(serde_json::from_slice(json)?)
     }
 
-    /// Spreads the sparse weights for lookup; needed after they were set by hand.
-    pub fn index(&mut self) {
-        self.table = vec![0.0; SPARSE_COUNT];
-        for (bucket, weight) in &self.difficulty_sparse {
-            if let Some(slot) = self.table.get_mut(*bucket as usize) {
+    /// Prepares an artefact.
+    ///
+    /// # Errors
+    /// When it was made for other features.
+    pub fn new(artefact: Artefact) -> Result<Self, PredictorError> {
+        if artefact.features_version != FEATURES_VERSION {
+            return Err(PredictorError::Version { found: artefact.features_version });
+        }
+        let dense = [&artefact.dense_mean, &artefact.dense_deviation, &artefact.difficulty_dense, &artefact.length_dense];
+        if let Some(weights) = dense.into_iter().find(|weights| weights.len() != DENSE_COUNT) {
+            return Err(PredictorError::Shape { found: weights.len() });
+        }
+        let mut table = vec![0.0; SPARSE_COUNT];
+        for (bucket, weight) in &artefact.difficulty_sparse {
+            if let Some(slot) = table.get_mut(*bucket as usize) {
                 *slot = *weight;
             }
         }
+        Ok(Self { artefact, table })
+    }
+
+    /// The ability of a model of the training data, by its name there.
+    pub fn ability(&self, name: &str) -> Option<f32> {
+        self.artefact.abilities.get(name).copied()
     }
 
     /// How hard the prompt is, on the scale of the abilities (logits).
     pub fn difficulty(&self, features: &Features) -> f32 {
         let sparse: f32 =
             features.sparse.iter().map(|(bucket, weight)| self.table[*bucket as usize] * weight).sum();
-        let dense = self.standardised(features).zip(&self.difficulty_dense).map(|(x, w)| x * w).sum::<f32>();
-        self.difficulty_bias + sparse + dense
+        let dense = self.standardised(features).zip(&self.artefact.difficulty_dense).map(|(x, w)| x * w).sum::<f32>();
+        self.artefact.difficulty_bias + sparse + dense
     }
 
     /// Output tokens to expect, at least 1.
     pub fn output_tokens(&self, features: &Features) -> u64 {
-        let logarithm = self.length_bias
-            + self.standardised(features).zip(&self.length_dense).map(|(x, w)| x * w).sum::<f32>();
+        let logarithm = self.artefact.length_bias
+            + self.standardised(features).zip(&self.artefact.length_dense).map(|(x, w)| x * w).sum::<f32>();
         logarithm.clamp(0.0, 11.0).exp().round() as u64
     }
 
     /// The dense features as the weights expect them, cut at three deviations: a prompt unlike all training data must
     /// not be extrapolated to.
     pub fn standardised<'a>(&'a self, features: &'a Features) -> impl Iterator<Item = f32> + 'a {
-        let scale = self.dense_mean.iter().zip(&self.dense_deviation);
+        let scale = self.artefact.dense_mean.iter().zip(&self.artefact.dense_deviation);
         features.dense.iter().zip(scale).map(|(x, (mean, deviation))| ((x - mean) / deviation).clamp(-3.0, 3.0))
     }
 }

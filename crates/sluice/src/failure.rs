@@ -4,9 +4,11 @@ use database::DatabaseError;
 use gateway::StartError;
 use gateway::config::ConfigError;
 use ledger::LedgerError;
+use router::PredictorError;
 use simulator::AnswersError;
 use std::process::ExitCode;
 use thiserror::Error;
+use trainer::OutcomesError;
 
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
@@ -23,13 +25,19 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Answers(#[from] AnswersError),
     #[error("{0}")]
+    Outcomes(#[from] OutcomesError),
+    #[error("{0}")]
+    Predictor(#[from] PredictorError),
+    #[error("{0}")]
+    Request(String),
+    #[error("{0}")]
     Io(#[from] std::io::Error),
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Usage(_) | Self::Answers(_) => ExitCode::from(2),
+            Self::Config(_) | Self::Usage(_) | Self::Answers(_) | Self::Outcomes(_) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }

@@ -1,10 +1,13 @@
 //! The command line.
 
 mod check;
+mod demo;
+mod eval;
 mod failure;
 mod keys;
 mod serve;
 mod simulate;
+mod train;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -21,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Starts the gateway.
     Serve(serve::Arguments),
+    /// Replays a workload through simulator and gateway and reports what cache and router save.
+    Demo(demo::Arguments),
     /// Checks a configuration file and names every mistake with its line.
     Check(check::Arguments),
     /// Makes, lists and revokes virtual keys.
@@ -28,6 +33,12 @@ enum Command {
     Keys(keys::Command),
     /// Starts a provider that answers from a file or with marked synthetic text.
     Simulate(simulate::Arguments),
+    /// Fits a model on recorded outcomes.
+    #[command(subcommand)]
+    Train(train::Command),
+    /// Measures a model on held-out outcomes.
+    #[command(subcommand)]
+    Eval(eval::Command),
 }
 
 #[tokio::main]
@@ -40,9 +51,12 @@ async fn main() -> ExitCode {
     }
     let done = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Demo(arguments) => demo::run(arguments).await,
         Command::Check(arguments) => check::run(&arguments),
         Command::Keys(command) => keys::run(command).await,
         Command::Simulate(arguments) => simulate::run(arguments).await,
+        Command::Train(command) => train::run(command),
+        Command::Eval(command) => eval::run(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
