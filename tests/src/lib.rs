@@ -1,0 +1,1 @@
+//! Behaviour of the whole gateway over TCP; the tests live in `tests/it`.

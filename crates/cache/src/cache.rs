@@ -1,7 +1,8 @@
 //! The cache: an exact level in memory, a semantic level by scope, both kept in a file of their own.
 
 use crate::config::{CacheConfig, SemanticConfig};
-use crate::guard::{Guard, Veto};
+use crate::decision::{Decision, decide};
+use crate::guard::Guard;
 use crate::index::{Index, Neighbour};
 use database::{CacheFile, DatabaseError, StoredAnswer};
 use moka::sync::Cache as Memory;
@@ -15,10 +16,6 @@ use tokio::sync::mpsc;
 const QUEUE_MAX: usize = 4_096;
 const BATCH_MAX: usize = 256;
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
-/// The least cosine at which a stored answer is offered, where no veto applies. From the open question pairs: above it,
-/// 94 % of the pairs that pass the guard have the same answer.
-const COSINE_MIN: f32 = 0.80;
-
 /// A stored answer.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -36,10 +33,7 @@ pub struct Found {
     /// The stored answer's id.
     pub id: String,
     pub cosine: f32,
-    /// Probability that the answer is right.
-    pub probability: f64,
-    pub admissible: bool,
-    pub veto: Option<Veto>,
+    pub decision: Decision,
 }
 
 /// An answer to keep.
@@ -180,7 +174,7 @@ impl Cache {
         let judged = neighbours.into_iter().map(|neighbour| judge(&semantic.guard, prompt, neighbour));
         let mut first = None;
         for found in judged {
-            if found.admissible {
+            if found.decision.admissible {
                 return Some(found);
             }
             first = first.or(Some(found));
@@ -254,23 +248,9 @@ impl Semantic {
     }
 }
 
-/// The one decision of the semantic level: how likely the neighbour's answer is right, and whether it may be served.
 fn judge(guard: &Guard, prompt: &str, neighbour: Neighbour) -> Found {
-    let veto = guard.veto(prompt, &neighbour.prompt);
-    Found {
-        probability: probability(neighbour.cosine),
-        admissible: veto.is_none() && neighbour.cosine >= COSINE_MIN,
-        id: neighbour.id,
-        cosine: neighbour.cosine,
-        veto,
-    }
-}
-
-/// Probability that a pair which passes the guard has the same answer: a logistic fit to the open question pairs.
-fn probability(cosine: f32) -> f64 {
-    const SLOPE: f64 = 14.0;
-    const COSINE_OF_EVEN_ODDS: f64 = 0.62;
-    1.0 / (1.0 + (-SLOPE * (f64::from(cosine) - COSINE_OF_EVEN_ODDS)).exp())
+    let decision = decide(neighbour.cosine, guard.compare(prompt, &neighbour.prompt));
+    Found { id: neighbour.id, cosine: neighbour.cosine, decision }
 }
 
 fn read(stored: &StoredAnswer) -> Option<(Digest, Arc<Entry>)> {

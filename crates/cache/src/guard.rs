@@ -1,7 +1,9 @@
 //! The guard: reasons why two prompts that look alike must not share an answer. Each rule reads form and difference,
 //! not topics, so that names and numbers nobody has seen before are caught too.
 
-use crate::lexicon::{ANTONYMS, DIRECTIONS, NEGATIONS, NEGATIVE_PREFIXES, SYNONYMS, UNITS};
+use crate::lexicon::{
+    ANTONYMS, DIRECTIONS, NEGATIONS, NEGATIVE_PREFIXES, SWITCHING_OFF, SWITCHING_ON, SYNONYMS, UNITS,
+};
 use crate::text::{Reading, Word};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
@@ -23,12 +25,23 @@ pub enum Veto {
     WordOrder,
     /// A name that only one of them has.
     Entities,
-    /// Different quotations, code, URLs or identifiers.
+    /// Different quotations, code, formulas, URLs or identifiers.
     Literals,
     /// One word of an otherwise equal sentence exchanged.
     Slot,
     /// One asks the same with a condition more.
     Scope,
+}
+
+/// What the guard makes of two prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They must not share an answer.
+    Vetoed(Veto),
+    /// Each has weighty words that the other lacks, and no rule objects.
+    Reworded,
+    /// They say the same words, fillers and synonyms aside.
+    SameWords,
 }
 
 impl Veto {
@@ -48,7 +61,7 @@ impl Veto {
     }
 }
 
-/// Compares prompts; knows the embedder's vocabulary, whose absence marks a word as rare.
+/// Compares prompts by form; knows the embedder's vocabulary, whose absence marks a word as rare.
 #[derive(Debug, Clone)]
 pub struct Guard {
     vocabulary: Arc<HashSet<String>>,
@@ -60,12 +73,12 @@ impl Guard {
         Self { vocabulary }
     }
 
-    /// The first reason why the answer to `stored` may not serve `asked`; `None` when no rule objects.
-    pub fn veto(&self, asked: &str, stored: &str) -> Option<Veto> {
+    /// Compares a prompt with the one that a stored answer was made for.
+    pub fn compare(&self, asked: &str, stored: &str) -> Verdict {
         let (a, b) = (Reading::of(asked), Reading::of(stored));
         let difference = Difference::between(&a, &b);
         let rules: [(Veto, bool); 9] = [
-            (Veto::Literals, a.literals != b.literals),
+            (Veto::Literals, a.literals != b.literals || a.operators != b.operators),
             (Veto::Numbers, a.numbers != b.numbers),
             (Veto::Units, units(&a) != units(&b)),
             (Veto::Negation, negations(&a) != negations(&b)),
@@ -75,19 +88,26 @@ impl Guard {
             (Veto::Slot, difference.is_slot()),
             (Veto::Scope, difference.is_scope()),
         ];
-        rules.into_iter().find(|(_, applies)| *applies).map(|(veto, _)| veto)
+        match rules.into_iter().find(|(_, applies)| *applies) {
+            Some((veto, _)) => Verdict::Vetoed(veto),
+            None if difference.only_a > 0 => Verdict::Reworded,
+            None => Verdict::SameWords,
+        }
     }
 
     /// A name or rare word of `a` that `b` lacks.
     fn has_lone_name(&self, a: &Reading, b: &Reading) -> bool {
-        let lone = |word: &&Word| !b.words.iter().any(|other| other.text == word.text || other.stem == word.stem);
+        let same = |x: &Word, y: &Word| x.text == y.text || x.stem == y.stem || (!x.name_like && are_synonyms(x, y));
+        let lone = |word: &&Word| !b.words.iter().any(|other| same(word, other));
         a.words.iter().filter(|word| word.is_content() && (word.name_like || self.is_rare(word))).any(|word| lone(&word))
     }
 
     fn is_rare(&self, word: &Word) -> bool {
         let known = |text: &str| self.vocabulary.contains(text);
         let alphabetic = word.text.chars().all(char::is_alphabetic);
+        let listed = word.is_filler() || SYNONYMS.iter().any(|row| row.contains(&word.text.as_str()));
         alphabetic
+            && !listed
             && word.text.chars().count() >= 3
             && !known(&word.text)
             && !known(&word.stem)
@@ -121,7 +141,10 @@ fn has_antonyms(a: &Reading, b: &Reading) -> bool {
         };
         listed || negated(&x.text, &y.text) || negated(&y.text, &x.text) || negated(&x.stem, &y.stem) || negated(&y.stem, &x.stem)
     };
+    let says = |words: &[Word], list: &[&str]| words.iter().any(|word| list.contains(&word.text.as_str()));
     only_a.iter().any(|x| only_b.iter().any(|y| opposite(x, y)))
+        || (says(&only_a, SWITCHING_ON) && says(&only_b, SWITCHING_OFF))
+        || (says(&only_b, SWITCHING_ON) && says(&only_a, SWITCHING_OFF))
 }
 
 /// The other side of a relation exchanged: `from A to B` against `from B to A`, `A before B` against `B before A`.
@@ -146,79 +169,143 @@ fn is_exchanged(a: &Reading, b: &Reading) -> bool {
     })
 }
 
-/// The same content words, differently arranged.
+/// The same content words, arranged so that they can mean something else.
 fn is_reordered(a: &Reading, b: &Reading) -> bool {
-    let stems = |reading: &Reading| -> Vec<String> {
-        reading.content().iter().filter(|word| !word.is_filler()).map(|word| word.stem.clone()).collect()
+    let common = |this: &Reading, other: &Reading| -> Vec<usize> {
+        let has = |stem: &str| other.words.iter().any(|word| word.is_weighty() && word.stem == stem);
+        let words = this.words.iter().enumerate();
+        words.filter(|(_, word)| word.is_weighty() && has(&word.stem)).map(|(at, _)| at).collect()
     };
-    let (a, b) = (stems(a), stems(b));
-    let common = |this: &[String], other: &[String]| -> Vec<String> {
-        this.iter().filter(|stem| other.contains(stem)).cloned().collect()
+    let (places_a, places_b) = (common(a, b), common(b, a));
+    let stems = |reading: &Reading, places: &[usize]| -> Vec<String> {
+        places.iter().map(|at| reading.words[*at].stem.clone()).collect()
     };
-    let (in_a, in_b) = (common(&a, &b), common(&b, &a));
+    let (in_a, in_b) = (stems(a, &places_a), stems(b, &places_b));
     let (mut sorted_a, mut sorted_b) = (in_a.clone(), in_b.clone());
     sorted_a.sort_unstable();
     sorted_b.sort_unstable();
-    let unmatched = a.len() + b.len() - in_a.len() - in_b.len();
-    sorted_a == sorted_b && in_a != in_b && unmatched <= 1
+    let weighty = |reading: &Reading| reading.words.iter().filter(|word| word.is_weighty()).count();
+    let unmatched = weighty(a) + weighty(b) - in_a.len() - in_b.len();
+    if sorted_a != sorted_b || in_a == in_b || unmatched > 1 {
+        return false;
+    }
+    match moved_block(&in_a, &in_b) {
+        None => true,
+        Some((first, second)) => {
+            // In `a` the block `first` stands before `second`, in `b` after it.
+            let in_a = (&places_a[first.clone()], &places_a[second.clone()]);
+            let start = first.start;
+            let second_in_b = &places_b[start..start + second.len()];
+            let first_in_b = &places_b[start + second.len()..start + second.len() + first.len()];
+            !(is_same_phrase((a, in_a.0, in_a.1), (b, first_in_b, second_in_b))
+                || is_same_phrase((b, second_in_b, first_in_b), (a, in_a.1, in_a.0)))
+        }
+    }
 }
 
-/// The content words that each side has and the other lacks, with where they stand.
-struct Difference {
-    only_a: Vec<Word>,
-    only_b: Vec<Word>,
-    /// Words exchanged one for one at the same place.
-    exchanged: Vec<(Word, Word)>,
-    matched: usize,
+/// The two adjacent ranges of `a` whose exchange makes it `b`, if there are such.
+fn moved_block(a: &[String], b: &[String]) -> Option<(std::ops::Range<usize>, std::ops::Range<usize>)> {
+    let start = a.iter().zip(b).position(|(x, y)| x != y)?;
+    let same_tail = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
+    let end = a.len() - same_tail;
+    (start + 1..end)
+        .find(|middle| a[*middle..end].iter().chain(&a[start..*middle]).eq(&b[start..end]))
+        .map(|middle| (start..middle, middle..end))
 }
+
+/// Prepositions by which a noun is attached to the one before it, as a genitive or compound does the other way round.
+const ATTACHING: &[&str] = &["of", "on", "in", "at", "for"];
+/// Words that may stand between a preposition and its noun, or between two nouns of a compound.
+const DETERMINERS: &[&str] = &["a", "an", "the", "my", "our", "your", "their", "his", "her", "its", "this", "that"];
+
+/// True where moving `second` before `first` says the same: `code at the office` and `office code`, a phrase that keeps
+/// its preposition (`on Saturdays`), or an adverb.
+fn is_same_phrase(a: (&Reading, &[usize], &[usize]), b: (&Reading, &[usize], &[usize])) -> bool {
+    let preposition = |reading: &Reading, place: usize| -> Option<String> {
+        let before = reading.words[..place].iter().rev().find(|word| !DETERMINERS.contains(&word.text.as_str()))?;
+        (ATTACHING.contains(&before.text.as_str()) || before.text == "with").then(|| before.text.clone())
+    };
+    let ((in_a, _, second_a), (in_b, first_b, second_b)) = (a, b);
+    let (Some(&from), Some(&to), Some(&to_last), Some(&next)) =
+        (second_a.first(), second_b.first(), second_b.last(), first_b.first())
+    else {
+        return false;
+    };
+    let attached = preposition(in_a, from);
+    let adjacent = to_last < next
+        && in_b.words[to_last + 1..next].iter().all(|word| DETERMINERS.contains(&word.text.as_str()));
+    let genitive = attached.as_deref().is_some_and(|word| ATTACHING.contains(&word)) && adjacent;
+    let kept = attached.is_some() && attached == preposition(in_b, to);
+    let adverb = second_a.len() == 1 && [&in_a.words[from], &in_b.words[to]].iter().any(|word| is_adverb(word));
+    genitive || kept || adverb
+}
+
+fn is_adverb(word: &Word) -> bool {
+    word.text.len() > 4 && word.text.ends_with("ly") && word.text != "only"
+}
+
+/// How the content words of two prompts differ; a word said twice counts twice.
+struct Difference {
+    /// Weighty words that only one side has.
+    only_a: usize,
+    only_b: usize,
+    matched: usize,
+    /// Each side's own words stand in one run, between equal words.
+    exchanged: bool,
+}
+
+/// Content words above which a prompt is a document: then every word that differs may be the one that matters.
+const LONG_WORDS: usize = 30;
 
 impl Difference {
     fn between(a: &Reading, b: &Reading) -> Self {
-        let (content_a, content_b) = (a.content(), b.content());
-        let same = |x: &Word, y: &Word| x.text == y.text || x.stem == y.stem || are_synonyms(x, y);
-        let only = |this: &[&Word], other: &[&Word]| -> Vec<Word> {
-            this.iter().filter(|word| !other.iter().any(|known| same(word, known))).map(|word| (*word).clone()).collect()
+        let weighty = |reading: &Reading| -> Vec<Word> {
+            reading.words.iter().filter(|word| word.is_weighty()).cloned().collect()
         };
-        let (only_a, only_b) = (only(&content_a, &content_b), only(&content_b, &content_a));
-        let mut exchanged = Vec::new();
-        for (at_a, word) in content_a.iter().enumerate().filter(|(_, word)| only_a.contains(word)) {
-            let around_a = around(&content_a, at_a);
-            for (at_b, other) in content_b.iter().enumerate().filter(|(_, word)| only_b.contains(word)) {
-                let around_b = around(&content_b, at_b);
-                let fits = |x: Option<&Word>, y: Option<&Word>| match (x, y) {
-                    (Some(x), Some(y)) => same(x, y),
-                    (None, None) => true,
-                    _ => false,
-                };
-                if fits(around_a.0, around_b.0) && fits(around_a.1, around_b.1) {
-                    exchanged.push(((*word).clone(), (*other).clone()));
-                }
+        let (a, b) = (weighty(a), weighty(b));
+        let same = |x: &Word, y: &Word| x.text == y.text || x.stem == y.stem || are_synonyms(x, y);
+        let mut taken = vec![false; b.len()];
+        let mut own_a = Vec::new();
+        for (at, word) in a.iter().enumerate() {
+            match (0..b.len()).find(|other| !taken[*other] && same(word, &b[*other])) {
+                Some(other) => taken[other] = true,
+                None => own_a.push(at),
             }
         }
-        let matched = content_a.len() - only_a.len();
-        Self { only_a, only_b, exchanged, matched }
+        let own_b: Vec<usize> = (0..b.len()).filter(|at| !taken[*at]).collect();
+        let neighbours_agree = |x: Option<&Word>, y: Option<&Word>| match (x, y) {
+            (Some(x), Some(y)) => same(x, y),
+            (None, None) => true,
+            _ => false,
+        };
+        let exchanged = match (run(&own_a), run(&own_b)) {
+            (Some((from_a, to_a)), Some((from_b, to_b))) => {
+                let before = |words: &[Word], from: usize| from.checked_sub(1).map(|at| words[at].clone());
+                neighbours_agree(before(&a, from_a).as_ref(), before(&b, from_b).as_ref())
+                    && neighbours_agree(a.get(to_a + 1), b.get(to_b + 1))
+            }
+            _ => false,
+        };
+        Self { only_a: own_a.len(), only_b: own_b.len(), matched: a.len() - own_a.len(), exchanged }
     }
 
-    /// One word exchanged between equal neighbours while the rest agrees: the usual form of a parameter.
+    /// Something exchanged between equal neighbours while the rest agrees: the usual form of a parameter.
     fn is_slot(&self) -> bool {
-        let weighty = |words: &[Word]| words.iter().filter(|word| !word.is_filler()).count();
-        let (a, b) = (weighty(&self.only_a), weighty(&self.only_b));
-        let parameter = |(x, y): &(Word, Word)| !x.is_filler() && !y.is_filler();
-        self.exchanged.iter().any(parameter) || (a == 1 && b == 1 && self.matched >= 2)
+        let both = self.only_a > 0 && self.only_b > 0;
+        both && self.matched >= 1 && (self.exchanged || (self.only_a == 1 && self.only_b == 1))
     }
 
-    /// One side says all the other says, and something more that is not a filler.
+    /// One side says all the other says, and something more that is not a filler; in a long text, any difference.
     fn is_scope(&self) -> bool {
-        let weighty = |words: &[Word]| words.iter().any(|word| !word.is_filler());
-        weighty(&self.only_a) != weighty(&self.only_b)
+        let differs = self.only_a + self.only_b > 0;
+        (self.only_a == 0) != (self.only_b == 0) || (differs && self.matched >= LONG_WORDS)
     }
 }
 
-/// The weighty neighbours of a word.
-fn around<'a>(words: &[&'a Word], at: usize) -> (Option<&'a Word>, Option<&'a Word>) {
-    let before = words[..at].iter().rev().find(|word| !word.is_filler()).copied();
-    let after = words[at + 1..].iter().find(|word| !word.is_filler()).copied();
-    (before, after)
+/// First and last of positions that follow each other without a gap.
+fn run(positions: &[usize]) -> Option<(usize, usize)> {
+    let (first, last) = (*positions.first()?, *positions.last()?);
+    (last - first + 1 == positions.len()).then_some((first, last))
 }
 
 fn are_synonyms(x: &Word, y: &Word) -> bool {
@@ -241,8 +328,12 @@ mod tests {
 
     #[track_caller]
     fn check(a: &str, b: &str, expected: Option<Veto>) {
-        assert_eq!(guard().veto(a, b), expected, "{a} | {b}");
-        assert_eq!(guard().veto(b, a), expected, "{b} | {a}");
+        let veto = |a: &str, b: &str| match guard().compare(a, b) {
+            Verdict::Vetoed(veto) => Some(veto),
+            Verdict::Reworded | Verdict::SameWords => None,
+        };
+        assert_eq!(veto(a, b), expected, "{a} | {b}");
+        assert_eq!(veto(b, a), expected, "{b} | {a}");
     }
 
     #[test]
@@ -285,8 +376,9 @@ mod tests {
                            ("how long does shipping to {} take", "delivery to {} how long"),
                            ("can i cancel the order of {}", "how do i cancel my order for {}")] {
                 let (x, y) = (a.replace("{}", &name(&first)), b.replace("{}", &name(&second)));
-                prop_assert!(guard.veto(&x, &y).is_some(), "{} | {}", x, y);
-                prop_assert_eq!(n != m, guard.veto(&a.replace("{}", &n.to_string()), &a.replace("{}", &m.to_string())).is_some());
+                let vetoed = |x: &str, y: &str| matches!(guard.compare(x, y), Verdict::Vetoed(_));
+                prop_assert!(vetoed(&x, &y), "{} | {}", x, y);
+                prop_assert_eq!(n != m, vetoed(&a.replace("{}", &n.to_string()), &a.replace("{}", &m.to_string())));
             }
         }
     }

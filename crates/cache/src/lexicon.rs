@@ -6,10 +6,10 @@ pub(crate) const STOPWORDS: &[&str] = &[
     "a", "an", "the", "this", "that", "these", "those", "is", "are", "was", "were", "be", "been", "being", "am", "do",
     "does", "did", "doing", "have", "has", "had", "having", "can", "could", "will", "would", "shall", "should", "may",
     "might", "must", "i", "me", "my", "mine", "we", "us", "our", "you", "your", "it", "its", "they", "them", "their",
-    "he", "she", "his", "her", "of", "in", "on", "at", "for", "to", "from", "by", "with", "about", "as", "into", "and",
+    "he", "she", "his", "her", "of", "in", "on", "at", "for", "to", "from", "by", "with", "about", "regarding", "concerning", "as", "into", "and",
     "or", "but", "if", "so", "what", "which", "who", "whom", "whose", "how", "why", "when", "where", "there", "here",
     "than", "then", "also", "just", "some", "any", "s", "d", "ll", "re", "ve", "m", "up", "out", "one", "go", "going",
-    "get", "getting", "got", "let", "make", "s", "when", "whether", "because", "while", "does", "during",
+    "get", "getting", "got", "let", "make", "s", "when", "whether", "because", "while", "does", "during", "done",
 ];
 
 /// Content words that ask, plead or point without changing what is asked.
@@ -17,11 +17,11 @@ pub(crate) const FILLERS: &[&str] = &[
     "please", "help", "tell", "know", "want", "need", "like", "way", "ways", "step", "steps", "procedure", "process",
     "guide", "instructions", "explain", "show", "give", "wonder", "wondering", "possible", "able", "thanks", "thank",
     "hi", "hello", "hey", "exactly", "actually", "really", "question", "ask", "asking", "look", "looking", "trying",
-    "try", "kindly", "quick", "quickly", "currently", "simple", "simply", "understand", "describe", "walk", "through",
+    "try", "kindly", "currently", "simple", "simply", "understand", "describe", "walk", "through",
     "point", "happen", "happens", "thing", "things", "someone", "anyone", "person", "people", "work", "works", "mean",
     "meaning", "meant", "definition", "define", "call", "called", "current", "sort", "kind", "stand", "folks", "guys",
     "idea", "info", "information", "detail", "details", "supposed", "normally", "usually", "typically", "best",
-    "proper", "properly", "correct", "correctly", "right", "gonna", "wanna", "set", "tool", "handle", "offer", "provide", "come",
+    "allowed", "permitted", "ok", "okay", "purpose", "proper", "properly", "correct", "correctly", "right", "gonna", "wanna", "set", "tool", "handle", "offer", "provide", "come",
 ];
 
 /// Words that turn a statement round.
@@ -71,6 +71,12 @@ pub(crate) const ANTONYMS: &[(&str, &str)] = &[
     ("boil", "freeze"), ("melt", "freeze"), ("import", "exported"), ("optional", "required"), ("mandatory", "optional"), ("read", "write"), ("personal", "business"),
 ];
 
+/// Words that let a thing happen, and words that keep it from happening; one against the other is an antonym.
+pub(crate) const SWITCHING_ON: &[&str] = &["on", "enable", "enabling", "activate", "allow", "accept", "approve", "include", "start", "resume", "opt-in"];
+pub(crate) const SWITCHING_OFF: &[&str] = &[
+    "off", "disable", "disabling", "deactivate", "block", "deny", "reject", "decline", "exclude", "stop", "pause", "forbid", "suppress",
+];
+
 /// Units, currencies and parts of the calendar by their meaning; the words of one row are the same.
 pub(crate) const UNITS: &[&[&str]] = &[
     &["km", "kilometer", "kilometers", "kilometre", "kilometres"], &["mile", "miles"], &["m", "meter", "meters", "metre", "metres"],
@@ -112,9 +118,9 @@ pub(crate) const SYNONYMS: &[&[&str]] = &[
     &["small", "little"], &["quick", "fast", "rapid"], &["create", "make", "build", "generate", "produce"], &["choose", "select", "pick"],
     &["obtain", "get", "receive"], &["phone", "telephone"], &["car", "automobile"], &["holiday", "vacation"],
     &["film", "movie"], &["photo", "picture", "image"], &["mail", "email"], &["bill", "invoice"], &["reset", "recover", "restore"],
-    &["error", "problem", "issue", "bug"], &["talk", "speak", "chat"], &["reach", "contact"], &["job", "position"], &["learn", "study"],
+    &["error", "problem", "issue", "bug", "mistake"], &["talk", "speak", "chat"], &["reach", "contact"], &["job", "position"], &["learn", "study"],
     &["method", "approach", "technique"], &["difference", "distinction"], &["function", "method"], &["shop", "store"], &["send", "mail"],
-    &["allowed", "permitted"], &["required", "necessary", "needed"], &["max", "maximum"], &["min", "minimum"], &["main", "primary", "major"],
+    &["allowed", "permitted"], &["required", "necessary", "needed"], &["max", "maximum"], &["min", "minimum"], &["main", "primary", "major"], &["over", "above"], &["under", "below"], &["dictionary", "dict"], &["fridge", "refrigerator"], &["stuck", "frozen"],
     &["document", "file"], &["delivery", "shipping"], &["deliver", "ship"], &["refund", "reimbursement"], &["team", "group"], &["company", "firm"],
     &["install", "setup"], &["retrieve", "fetch"], &["register", "signup", "enroll"], &["capital"], &["broken", "damaged"],
     &["approximately", "roughly", "about"], &["famous", "well-known"], &["employees", "staff"], &["kids", "children"], &["assist", "help"],

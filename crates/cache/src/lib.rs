@@ -2,6 +2,7 @@
 
 mod cache;
 mod config;
+mod decision;
 mod guard;
 mod index;
 mod lexicon;
@@ -9,4 +10,5 @@ mod text;
 
 pub use cache::{Cache, Entry, Found, Put};
 pub use config::{CacheConfig, ExactConfig, Ineligible, SemanticConfig};
-pub use guard::{Guard, Veto};
+pub use decision::{Decision, decide};
+pub use guard::{Guard, Verdict, Veto};

@@ -22,6 +22,8 @@ pub(crate) struct Reading {
     pub numbers: Vec<String>,
     /// What stands in quotes or backticks, URLs, paths and identifiers.
     pub literals: BTreeSet<String>,
+    /// Signs of formulas and code in order.
+    pub operators: String,
     /// Signs of currency and percent.
     pub signs: BTreeSet<char>,
 }
@@ -32,15 +34,20 @@ impl Word {
         !STOPWORDS.contains(&self.text.as_str())
     }
 
+    /// True where exchanging the word can change what is asked.
+    pub(crate) fn is_weighty(&self) -> bool {
+        self.is_content() && !self.is_filler()
+    }
+
     pub(crate) fn is_filler(&self) -> bool {
-        FILLERS.contains(&self.text.as_str())
+        FILLERS.contains(&self.text.as_str()) || FILLERS.contains(&self.stem.as_str())
     }
 }
 
 impl Reading {
     pub(crate) fn of(prompt: &str) -> Self {
         let stemmer = Stemmer::create(Algorithm::English);
-        let mut reading = Self { literals: quoted(prompt), ..Self::default() };
+        let mut reading = Self { literals: quoted(prompt), operators: operators(prompt), ..Self::default() };
         let mut starts_sentence = true;
         for raw in prompt.split_whitespace() {
             let trimmed = raw.trim_matches(|c: char| !c.is_alphanumeric() && !"$€£¥%+#".contains(c));
@@ -76,11 +83,18 @@ impl Reading {
             self.words.push(Word { stem, text, name_like });
         }
     }
+}
 
-    /// Words that carry meaning, in order.
-    pub(crate) fn content(&self) -> Vec<&Word> {
-        self.words.iter().filter(|word| word.is_content()).collect()
-    }
+/// Signs that calculate or compare; a hyphen inside a word is none.
+fn operators(prompt: &str) -> String {
+    let chars: Vec<char> = prompt.chars().collect();
+    let is_letter = |at: Option<usize>| at.and_then(|at| chars.get(at)).is_some_and(|c| c.is_alphabetic());
+    let counts = |(at, c): &(usize, &char)| match c {
+        '+' | '*' | '=' | '^' | '<' | '>' | '×' | '÷' | '−' | '≤' | '≥' | '≠' | '√' => true,
+        '-' | '/' => !(is_letter(at.checked_sub(1)) && is_letter(Some(at + 1))) ,
+        _ => false,
+    };
+    chars.iter().enumerate().filter(counts).map(|(_, c)| if *c == '−' { '-' } else { *c }).collect()
 }
 
 /// Splits at hyphens, slashes and between digits and letters (`7pm`, `$5`), keeping decimals and thousands together.

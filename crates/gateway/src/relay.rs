@@ -158,12 +158,13 @@ async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
 pub(crate) fn neighbours(app: &App, scope: &protocol::Digest, vector: &[f32], asked: &Asked) -> Option<Offer> {
     let text = asked.request.last_user_text()?;
     let found = app.cache.neighbours(scope, vector, &text)?;
-    let reason = match found.veto {
+    let decision = found.decision;
+    let reason = match decision.veto {
         Some(veto) => format!("cosine {:.3}, vetoed: {}", found.cosine, veto.as_str()),
-        None if found.admissible => format!("cosine {:.3}, no veto", found.cosine),
+        None if decision.admissible => format!("cosine {:.3}, no veto", found.cosine),
         None => format!("cosine {:.3} is too low", found.cosine),
     };
-    Some(Offer { id: found.id, probability: found.probability, admissible: found.admissible, reason })
+    Some(Offer { id: found.id, probability: decision.probability, admissible: decision.admissible, reason })
 }
 
 /// The offer for a dry run: as a real request would see it.

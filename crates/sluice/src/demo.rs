@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// Another workload, in the format of an answers file; its models must be sim/small and sim/large.
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
+    /// Share of the large model's expected quality that the policy keeps.
+    #[arg(long, default_value_t = 0.93, value_name = "SHARE")]
+    quality_min: f64,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -74,7 +77,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut reports = Vec::new();
     for mode in MODES {
         let bar = ProgressBar::new(rows.len() as u64).with_style(style.clone()).with_message(mode.name);
-        let replayed = replay(mode, &rows, || bar.inc(1)).await?;
+        let replayed = replay(mode, &rows, arguments.quality_min, || bar.inc(1)).await?;
         bar.finish_and_clear();
         reports.push((mode, replayed));
     }
@@ -82,7 +85,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         println!("{}", json_of(&rows, &reports));
         return Ok(());
     }
-    print(&rows, &reports);
+    print(&rows, &reports, arguments.quality_min);
     if arguments.wrong {
         for (mode, report) in &reports {
             report.notes.iter().for_each(|note| println!("{}: {note}", mode.name));
@@ -92,13 +95,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// A whole gateway of its own, on real sockets, with a fresh database.
-async fn replay(mode: Mode, rows: &[Row], tick: impl Fn()) -> Result<Report, Failure> {
+async fn replay(mode: Mode, rows: &[Row], quality_min: f64, tick: impl Fn()) -> Result<Report, Failure> {
     let folder = tempfile::tempdir()?;
     let models = [SMALL, LARGE].map(SimulatedModel::new).to_vec();
     let answers = Answers::new(rows.iter().cloned());
     let simulator = Simulator::start(TcpListener::bind("127.0.0.1:0").await?, models, answers)?;
     let text = format!(
-        "[database]\nurl = \"sqlite://{}/sluice.db\"\n[embedding]\nbudget_ms = 1000\n",
+        "[database]\nurl = \"sqlite://{}/sluice.db\"\n[embedding]\nbudget_ms = 1000\n[policies.auto]\n\
+         candidates = [\"{SMALL}\", \"{LARGE}\"]\nbaseline = \"{LARGE}\"\nquality_min = {quality_min:?}\n",
         folder.path().display()
     );
     let file = ConfigFile::parse("demo", text)?;
@@ -175,10 +179,10 @@ fn share(rows: &[Row], kind: &str) -> f64 {
     100.0 * rows.iter().filter(|row| row.kind == kind).count() as f64 / rows.len().max(1) as f64
 }
 
-fn print(rows: &[Row], reports: &[(Mode, Report)]) {
+fn print(rows: &[Row], reports: &[(Mode, Report)], quality_min: f64) {
     println!(
         "{} requests: {:.0} % unique, {:.0} % paraphrases, {:.0} % repeats, {:.0} % traps; answers and scores are written \
-         by hand, prices are those of the simulator",
+         by hand, prices are those of the simulator; policy: keep {quality_min} of sim/large's expected quality",
         rows.len(),
         share(rows, "unique"),
         share(rows, "paraphrase"),
