@@ -1,0 +1,1 @@
+//! Load measurements of the built binary.

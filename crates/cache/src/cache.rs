@@ -149,9 +149,10 @@ impl Cache {
     /// How many answers each level holds: exact, semantic.
     pub fn sizes(&self) -> (u64, u64) {
         self.memory.run_pending_tasks();
-        let semantic = self.semantic.as_ref().map_or(0, |semantic| {
-            semantic.index.read().unwrap_or_else(PoisonError::into_inner).len()
-        });
+        let semantic = self
+            .semantic
+            .as_ref()
+            .map_or(0, |semantic| semantic.index.read().unwrap_or_else(PoisonError::into_inner).len());
         (self.memory.entry_count(), semantic as u64)
     }
 

@@ -99,7 +99,10 @@ impl Guard {
     fn has_lone_name(&self, a: &Reading, b: &Reading) -> bool {
         let same = |x: &Word, y: &Word| x.text == y.text || x.stem == y.stem || (!x.name_like && are_synonyms(x, y));
         let lone = |word: &&Word| !b.words.iter().any(|other| same(word, other));
-        a.words.iter().filter(|word| word.is_content() && (word.name_like || self.is_rare(word))).any(|word| lone(&word))
+        a.words
+            .iter()
+            .filter(|word| word.is_content() && (word.name_like || self.is_rare(word)))
+            .any(|word| lone(&word))
     }
 
     fn is_rare(&self, word: &Word) -> bool {
@@ -139,7 +142,11 @@ fn has_antonyms(a: &Reading, b: &Reading) -> bool {
         let negated = |long: &str, short: &str| {
             long.strip_suffix(short).is_some_and(|prefix| NEGATIVE_PREFIXES.contains(&prefix)) && short.len() > 3
         };
-        listed || negated(&x.text, &y.text) || negated(&y.text, &x.text) || negated(&x.stem, &y.stem) || negated(&y.stem, &x.stem)
+        listed
+            || negated(&x.text, &y.text)
+            || negated(&y.text, &x.text)
+            || negated(&x.stem, &y.stem)
+            || negated(&y.stem, &x.stem)
     };
     let says = |words: &[Word], list: &[&str]| words.iter().any(|word| list.contains(&word.text.as_str()));
     only_a.iter().any(|x| only_b.iter().any(|y| opposite(x, y)))
@@ -232,8 +239,8 @@ fn is_same_phrase(a: (&Reading, &[usize], &[usize]), b: (&Reading, &[usize], &[u
         return false;
     };
     let attached = preposition(in_a, from);
-    let adjacent = to_last < next
-        && in_b.words[to_last + 1..next].iter().all(|word| DETERMINERS.contains(&word.text.as_str()));
+    let adjacent =
+        to_last < next && in_b.words[to_last + 1..next].iter().all(|word| DETERMINERS.contains(&word.text.as_str()));
     let genitive = attached.as_deref().is_some_and(|word| ATTACHING.contains(&word)) && adjacent;
     let kept = attached.is_some() && attached == preposition(in_b, to);
     let adverb = second_a.len() == 1 && [&in_a.words[from], &in_b.words[to]].iter().any(|word| is_adverb(word));

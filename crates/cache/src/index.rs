@@ -78,7 +78,8 @@ impl Index {
             best.insert(at, (cosine, row));
             best.truncate(NEIGHBOURS);
         }
-        let neighbour = |(cosine, row): (f32, &Row)| Neighbour { id: row.id.clone(), prompt: row.prompt.clone(), cosine };
+        let neighbour =
+            |(cosine, row): (f32, &Row)| Neighbour { id: row.id.clone(), prompt: row.prompt.clone(), cosine };
         best.into_iter().map(neighbour).collect()
     }
 
@@ -119,7 +120,13 @@ mod tests {
     fn the_nearest_living_rows_of_the_scope_are_found_in_order() {
         let mut index = Index::new(100);
         for at in 0..20 {
-            index.add(scope(1), format!("{at:02}"), format!("p{at}"), &unit(at as f32 * 0.1), if at == 1 { 5 } else { 99 });
+            index.add(
+                scope(1),
+                format!("{at:02}"),
+                format!("p{at}"),
+                &unit(at as f32 * 0.1),
+                if at == 1 { 5 } else { 99 },
+            );
         }
         index.add(scope(2), "foreign".into(), "p".into(), &unit(0.0), 99);
         let found = index.nearest(&scope(1), &unit(0.0), 10);

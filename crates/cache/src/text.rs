@@ -91,7 +91,7 @@ fn operators(prompt: &str) -> String {
     let is_letter = |at: Option<usize>| at.and_then(|at| chars.get(at)).is_some_and(|c| c.is_alphabetic());
     let counts = |(at, c): &(usize, &char)| match c {
         '+' | '*' | '=' | '^' | '<' | '>' | '×' | '÷' | '−' | '≤' | '≥' | '≠' | '√' => true,
-        '-' | '/' => !(is_letter(at.checked_sub(1)) && is_letter(Some(at + 1))) ,
+        '-' | '/' => !(is_letter(at.checked_sub(1)) && is_letter(Some(at + 1))),
         _ => false,
     };
     chars.iter().enumerate().filter(counts).map(|(_, c)| if *c == '−' { '-' } else { *c }).collect()
@@ -126,7 +126,8 @@ fn pieces(token: &str) -> Vec<String> {
 /// The value of a piece made of digits; `1,000` and `1000` are the same, an ordinal's ending was split off before.
 fn number(piece: &str) -> Option<String> {
     let digits: String = piece.chars().filter(|c| *c != ',').collect();
-    let is_number = digits.starts_with(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_number =
+        digits.starts_with(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
     let normal = digits.trim_start_matches('0');
     is_number.then(|| if normal.is_empty() { "0".to_owned() } else { normal.to_owned() })
 }
@@ -154,7 +155,11 @@ fn expand(lower: &str) -> Vec<String> {
 fn is_identifier(token: &str) -> bool {
     let inner = token.trim_matches(|c: char| !c.is_alphanumeric());
     let has = |c: char| inner.contains(c);
-    inner.contains("://") || has('_') || has('\\') || has('@') || (has('.') && !inner.ends_with('.') && number(inner).is_none())
+    inner.contains("://")
+        || has('_')
+        || has('\\')
+        || has('@')
+        || (has('.') && !inner.ends_with('.') && number(inner).is_none())
 }
 
 /// The parts between matching quotes or backticks.

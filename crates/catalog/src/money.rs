@@ -109,8 +109,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PRICE: Price =
-        Price { input_nano_per_mtok: 37_500_000, cache_read_nano_per_mtok: 9_000_000, output_nano_per_mtok: 150_000_000 };
+    const PRICE: Price = Price {
+        input_nano_per_mtok: 37_500_000,
+        cache_read_nano_per_mtok: 9_000_000,
+        output_nano_per_mtok: 150_000_000,
+    };
 
     proptest! {
         #[test]

@@ -102,8 +102,7 @@ impl Catalog {
             for alias in &config.aliases {
                 self.aliases.insert(alias.clone(), id.clone());
             }
-            let model =
-                Model { id: id.clone(), released: config.released.clone(), ability: config.ability, endpoints };
+            let model = Model { id: id.clone(), released: config.released.clone(), ability: config.ability, endpoints };
             self.models.insert(id.clone(), model);
         }
         errors
@@ -189,7 +188,11 @@ mod tests {
         let catalog = builtin();
         assert!(catalog.models().count() >= 20);
         for endpoint in catalog.models().flat_map(|model| &model.endpoints) {
-            assert!(endpoint.price.input_nano_per_mtok > 0 && endpoint.price.output_nano_per_mtok > 0, "{}", endpoint.id);
+            assert!(
+                endpoint.price.input_nano_per_mtok > 0 && endpoint.price.output_nano_per_mtok > 0,
+                "{}",
+                endpoint.id
+            );
             assert!(endpoint.price.cache_read_nano_per_mtok <= endpoint.price.input_nano_per_mtok, "{}", endpoint.id);
         }
     }

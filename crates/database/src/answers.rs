@@ -92,7 +92,12 @@ impl CacheFile {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn vectors(&self, embedder: &str, now_ms: i64, rows_max: i64) -> Result<Vec<StoredAnswer>, DatabaseError> {
+    pub async fn vectors(
+        &self,
+        embedder: &str,
+        now_ms: i64,
+        rows_max: i64,
+    ) -> Result<Vec<StoredAnswer>, DatabaseError> {
         let query = sqlx::query_as(
             "SELECT * FROM (SELECT id, tenant_id, fingerprint, scope, embedder, vector, prompt, model, provider,
              '' AS reply, created_ms, expires_ms FROM answers

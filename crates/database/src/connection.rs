@@ -95,8 +95,7 @@ impl Database {
 
 pub(crate) async fn open_pools(path: &Path, migrations: &Migrator) -> Result<(SqlitePool, SqlitePool), DatabaseError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
     }
     let options = SqliteConnectOptions::new()
         .filename(path)

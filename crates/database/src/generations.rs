@@ -53,7 +53,8 @@ pub struct Generation {
     pub failure: String,
 }
 
-const INSERT_GENERATION: &str = "INSERT INTO generations (id, tenant_id, key_hash, created_ms, state, model_asked, model,
+const INSERT_GENERATION: &str =
+    "INSERT INTO generations (id, tenant_id, key_hash, created_ms, state, model_asked, model,
     endpoint, provider, policy, streamed, cache, cache_source, input_tokens, cache_read_tokens, output_tokens,
     reasoning_tokens, estimated, reserved_nano, upstream_nano, charged_nano, overrun_nano, saved_nano, latency_ms,
     finish_reason, end_user, attempts, reasons, failure)
@@ -149,12 +150,35 @@ async fn insert(
 ) -> Result<(), DatabaseError> {
     let g = generation;
     let query = sqlx::query(INSERT_GENERATION)
-        .bind(&g.id).bind(&g.tenant_id).bind(&g.key_hash).bind(g.created_ms).bind(&g.state).bind(&g.model_asked)
-        .bind(&g.model).bind(&g.endpoint).bind(&g.provider).bind(&g.policy).bind(g.streamed).bind(&g.cache)
-        .bind(&g.cache_source).bind(g.input_tokens).bind(g.cache_read_tokens).bind(g.output_tokens)
-        .bind(g.reasoning_tokens).bind(g.estimated).bind(g.reserved_nano).bind(g.upstream_nano).bind(g.charged_nano)
-        .bind(g.overrun_nano).bind(g.saved_nano).bind(g.latency_ms).bind(&g.finish_reason).bind(&g.end_user)
-        .bind(&g.attempts).bind(&g.reasons).bind(&g.failure);
+        .bind(&g.id)
+        .bind(&g.tenant_id)
+        .bind(&g.key_hash)
+        .bind(g.created_ms)
+        .bind(&g.state)
+        .bind(&g.model_asked)
+        .bind(&g.model)
+        .bind(&g.endpoint)
+        .bind(&g.provider)
+        .bind(&g.policy)
+        .bind(g.streamed)
+        .bind(&g.cache)
+        .bind(&g.cache_source)
+        .bind(g.input_tokens)
+        .bind(g.cache_read_tokens)
+        .bind(g.output_tokens)
+        .bind(g.reasoning_tokens)
+        .bind(g.estimated)
+        .bind(g.reserved_nano)
+        .bind(g.upstream_nano)
+        .bind(g.charged_nano)
+        .bind(g.overrun_nano)
+        .bind(g.saved_nano)
+        .bind(g.latency_ms)
+        .bind(&g.finish_reason)
+        .bind(&g.end_user)
+        .bind(&g.attempts)
+        .bind(&g.reasons)
+        .bind(&g.failure);
     query.execute(&mut **transaction).await?;
     let close = sqlx::query("DELETE FROM reservations WHERE generation_id = $1");
     close.bind(&g.id).execute(&mut **transaction).await?;

@@ -67,7 +67,8 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn disable_key(&self, named: &str, now_ms: i64) -> Result<u64, DatabaseError> {
-        let matches = "SELECT hash FROM keys WHERE disabled = FALSE AND (name = $1 OR substr(hash, 1, length($1)) = $1)";
+        let matches =
+            "SELECT hash FROM keys WHERE disabled = FALSE AND (name = $1 OR substr(hash, 1, length($1)) = $1)";
         let hashes: Vec<String> = sqlx::query_scalar(matches).bind(named).fetch_all(&self.write).await?;
         if let [hash] = hashes.as_slice() {
             let query = sqlx::query("UPDATE keys SET disabled = TRUE, updated_ms = $2 WHERE hash = $1");

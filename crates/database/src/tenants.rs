@@ -16,7 +16,8 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn insert_tenant(&self, tenant: &TenantRow) -> Result<bool, DatabaseError> {
-        let query = sqlx::query("INSERT INTO tenants (id, name, created_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
+        let query =
+            sqlx::query("INSERT INTO tenants (id, name, created_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
         let done = query.bind(&tenant.id).bind(&tenant.name).bind(tenant.created_ms).execute(&self.write).await?;
         Ok(done.rows_affected() == 1)
     }

@@ -144,7 +144,8 @@ fn check_not_degenerate(embedding: &mut TextEmbedding) -> Result<(), EmbeddingEr
     let texts = ["How do I reset my password?", "The kettle boils at noon.", "def add(a, b): return a + b"];
     let vectors = compute(embedding, &texts)?;
     let cosine = |a: &Embedded, b: &Embedded| a.vector.iter().zip(&b.vector).map(|(x, y)| x * y).sum::<f32>();
-    let closest = cosine(&vectors[0], &vectors[1]).max(cosine(&vectors[0], &vectors[2])).max(cosine(&vectors[1], &vectors[2]));
+    let closest =
+        cosine(&vectors[0], &vectors[1]).max(cosine(&vectors[0], &vectors[2])).max(cosine(&vectors[1], &vectors[2]));
     if closest.is_nan() || closest > 0.6 {
         let problem = format!("the embedding model gives unrelated texts a cosine of {closest:.2}; it is not usable");
         return Err(EmbeddingError::Model(problem));

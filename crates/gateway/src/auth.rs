@@ -8,7 +8,8 @@ use ledger::{AuthError, Caller};
 /// The bearer token of a request; `x-api-key` is read too, since Anthropic's clients send that.
 fn token(headers: &HeaderMap) -> Option<&str> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let bearer =
+        bearer.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let token = bearer.map(|(_, token)| token.trim());
     token.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok())).filter(|token| !token.is_empty())
 }

@@ -198,7 +198,8 @@ impl ConfigFile {
 
     fn catalog(&self, providers: &[Provider], mistakes: &mut Vec<Mistake>) -> Catalog {
         let mut catalog = Catalog::default();
-        let configured = |name: &str| self.tables.providers.contains_key(name) || providers.iter().any(|p| p.name == name);
+        let configured =
+            |name: &str| self.tables.providers.contains_key(name) || providers.iter().any(|p| p.name == name);
         for (at, model) in self.tables.models.iter().enumerate() {
             let place = format!("models[{at}]");
             for error in catalog.add(model, &place) {
@@ -207,7 +208,10 @@ impl ConfigFile {
             for (endpoint_at, endpoint) in model.endpoints.iter().enumerate() {
                 let name = endpoint.provider.get_ref();
                 if !configured(name) {
-                    let names: Vec<&str> = providers.iter().map(|provider| provider.name.as_str()).collect();
+                    let tables = self.tables.providers.keys().map(String::as_str);
+                    let mut names: Vec<&str> = tables.chain(providers.iter().map(|p| p.name.as_str())).collect();
+                    names.sort_unstable();
+                    names.dedup();
                     let problem = format!("no provider `{name}`; configured: {}", listed(&names));
                     let field = format!("{place}.endpoints[{endpoint_at}].provider");
                     mistakes.push(Mistake::new(endpoint.provider.span(), field, problem));

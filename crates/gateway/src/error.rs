@@ -17,22 +17,32 @@ pub(crate) enum Error {
     Forbidden(&'static str),
     NotEnoughMoney(NotEnough),
     UnknownModel(UnknownModel),
-    UnknownPolicy { name: String, known: Vec<String> },
+    UnknownPolicy {
+        name: String,
+        known: Vec<String>,
+    },
     NotFound(String),
     Conflict(String),
     /// Every endpoint was rejected before any was called.
     NoCapableEndpoint(Vec<Rejected>),
-    BodyTooLarge { bytes_max: usize },
+    BodyTooLarge {
+        bytes_max: usize,
+    },
     /// The cache alone was asked and has no answer.
     NotCached,
-    Upstream { failure: Failure, attempts: usize },
+    Upstream {
+        failure: Failure,
+        attempts: usize,
+    },
     /// All slots are taken.
     Overloaded,
     StorageFull,
     /// A store of ours does not answer.
     Unavailable,
     /// Our own fault; the id finds the cause in the log.
-    Internal { id: String },
+    Internal {
+        id: String,
+    },
 }
 
 /// How a failure looks outside.
@@ -80,11 +90,9 @@ impl Error {
                 format!("{short}; raise the key's limit, or ask for fewer tokens with max_tokens"),
             ),
             Self::UnknownModel(unknown) => (StatusCode::NOT_FOUND, "not_found", unknown_model(unknown)),
-            Self::UnknownPolicy { name, known } => (
-                StatusCode::NOT_FOUND,
-                "not_found",
-                format!("no policy `{name}`; configured: {}", known.join(", ")),
-            ),
+            Self::UnknownPolicy { name, known } => {
+                (StatusCode::NOT_FOUND, "not_found", format!("no policy `{name}`; configured: {}", known.join(", ")))
+            }
             Self::NotFound(what) => (StatusCode::NOT_FOUND, "not_found", what.clone()),
             Self::Conflict(what) => (StatusCode::CONFLICT, "invalid_request", what.clone()),
             Self::NoCapableEndpoint(rejected) => (StatusCode::NOT_FOUND, "not_found", none_capable(rejected)),
@@ -148,11 +156,9 @@ fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, St
     let provider = &failure.provider;
     let tried = if attempts > 1 { format!(" ({attempts} endpoints tried)") } else { String::new() };
     match failure.kind {
-        FailureKind::Refused => (
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            format!("{provider} refused the request: {}", failure.message),
-        ),
+        FailureKind::Refused => {
+            (StatusCode::BAD_REQUEST, "invalid_request", format!("{provider} refused the request: {}", failure.message))
+        }
         FailureKind::RateLimited => (
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limit_exceeded",
@@ -164,9 +170,11 @@ fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, St
         FailureKind::NoSuchModel => {
             (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider} does not serve this model{tried}"))
         }
-        FailureKind::Credential => {
-            (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider} did not accept our credential{tried}"))
-        }
+        FailureKind::Credential => (
+            StatusCode::BAD_GATEWAY,
+            "provider_unavailable",
+            format!("{provider} did not accept our credential{tried}"),
+        ),
         _ => (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider}: {}{tried}", failure.message)),
     }
 }

@@ -133,7 +133,8 @@ fn policy_of(app: &App, request: &ChatRequest) -> Result<Option<Arc<Policy>>, Er
 }
 
 fn named_models(app: &App, request: &ChatRequest) -> Result<Vec<String>, Error> {
-    let resolve = |name: &str| app.config.catalog.resolve(name).map(|model| model.id.clone()).map_err(Error::UnknownModel);
+    let resolve =
+        |name: &str| app.config.catalog.resolve(name).map(|model| model.id.clone()).map_err(Error::UnknownModel);
     request.named_models().into_iter().map(resolve).collect()
 }
 
@@ -258,7 +259,6 @@ pub(crate) fn fill(generation: &mut Generation, asked: &Asked, served: &Served) 
 pub(crate) fn elapsed_ms(started: Instant) -> i64 {
     i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX)
 }
-
 
 /// `gen-`, the time and 64 random bits: sorts by time and cannot be guessed.
 fn generation_id() -> String {

@@ -137,7 +137,9 @@ async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
         return Err("not asked");
     }
     scope?;
-    let (Some(embedder), Some(text)) = (&app.embedder, asked.request.last_user_text()) else { return Err("no embedder") };
+    let (Some(embedder), Some(text)) = (&app.embedder, asked.request.last_user_text()) else {
+        return Err("no embedder");
+    };
     let budget = Duration::from_millis(app.config.embedding.budget_ms);
     match embedder.embed(text, budget).await {
         Ok(embedded) if embedded.truncated => Err("truncated"),
@@ -216,7 +218,10 @@ fn reserve(app: &App, asked: &Asked, settlement: &mut Settlement, route: &Route)
         let price = candidate.endpoint.price;
         let affordable = price.affordable_output_tokens(granted, route.input_tokens).unwrap_or(0) / asked.request.n;
         if affordable >= cap {
-            calls.push(Call { endpoint: Arc::clone(&candidate.endpoint), max_tokens: asked.request.max_tokens.map(|_| cap) });
+            calls.push(Call {
+                endpoint: Arc::clone(&candidate.endpoint),
+                max_tokens: asked.request.max_tokens.map(|_| cap),
+            });
         } else if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
             calls.push(Call { endpoint: Arc::clone(&candidate.endpoint), max_tokens: Some(affordable) });
         }
@@ -303,13 +308,7 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
 
 /// Settles a request whose client got no whole answer: what had arrived is paid for, and what only had been asked for
 /// counts its input where the provider may have begun.
-fn settle_unserved(
-    mut settlement: Settlement,
-    asked: &Asked,
-    progress: &Progress,
-    state: &'static str,
-    failure: &str,
-) {
+fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
     let mut bill = Bill::default();
     if let Some(endpoint) = &progress.endpoint {
         let usage = progress.usage.unwrap_or_else(|| estimate(asked, progress.text_chars));
@@ -333,4 +332,3 @@ fn settle_unserved(
     telemetry::request_ended(hit, state, asked.started.elapsed());
     settlement.finish(bill);
 }
-

@@ -11,7 +11,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Hit {
     Exact,
-    Similar { probability: f64 },
+    Similar {
+        probability: f64,
+    },
     Coalesced,
     /// The cache was asked and had nothing.
     Miss,

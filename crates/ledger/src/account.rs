@@ -48,11 +48,8 @@ pub struct NotEnough {
 
 impl Account {
     pub(crate) fn from_row(row: &KeyRow) -> Self {
-        let balance = Balance {
-            limit: row.limit_nano.map(NanoUsd),
-            used: NanoUsd(row.usage_nano),
-            reserved: NanoUsd::ZERO,
-        };
+        let balance =
+            Balance { limit: row.limit_nano.map(NanoUsd), used: NanoUsd(row.usage_nano), reserved: NanoUsd::ZERO };
         Self {
             hash: row.hash.clone(),
             tenant_id: row.tenant_id.clone(),

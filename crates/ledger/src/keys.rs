@@ -93,12 +93,8 @@ impl Ledger {
             hashes.push(hash(&key));
             generated = Some(key);
         }
-        let ledger = Self {
-            database,
-            writer,
-            accounts: Arc::new(RwLock::new(HashMap::new())),
-            admin_hashes: Arc::new(hashes),
-        };
+        let ledger =
+            Self { database, writer, accounts: Arc::new(RwLock::new(HashMap::new())), admin_hashes: Arc::new(hashes) };
         let mut start = None;
         if first_start {
             let first = ledger.create_key(DEFAULT_TENANT, "first key", None).await.map_err(|error| match error {

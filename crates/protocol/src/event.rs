@@ -248,7 +248,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn reply(content: &str, tool_calls: Vec<Value>) -> Reply {
-        let message = json!({"role": "assistant", "content": content, "reasoning": "because", "tool_calls": tool_calls});
+        let message =
+            json!({"role": "assistant", "content": content, "reasoning": "because", "tool_calls": tool_calls});
         let reply = json!({"id": "x", "created": 3, "model": "m", "system_fingerprint": "fp",
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]});
         serde_json::from_value(reply).expect("a reply")

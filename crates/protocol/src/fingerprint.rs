@@ -50,7 +50,8 @@ pub fn context_tag(request: &ChatRequest, identity: &[&str]) -> Option<Digest> {
 }
 
 fn asked_fields(request: &ChatRequest) -> Vec<(&str, Value)> {
-    let asked = request.raw.0.iter().filter(|(name, _)| name != "max_tokens" && !DELIVERY_FIELDS.contains(&name.as_str()));
+    let asked =
+        request.raw.0.iter().filter(|(name, _)| name != "max_tokens" && !DELIVERY_FIELDS.contains(&name.as_str()));
     asked
         .map(|(name, raw)| (name.as_str(), serde_json::from_str(raw.get()).unwrap_or(Value::Null)))
         .filter(|(_, value)| !value.is_null())
@@ -123,7 +124,11 @@ mod tests {
 
     #[test]
     fn each_field_changes_what_it_should() {
-        check(r#"{"top_p":1,"temperature":0,"messages":[{"content":"s","role":"system"},{"content":"q","role":"user"}],"model":"m"}"#, true, true);
+        check(
+            r#"{"top_p":1,"temperature":0,"messages":[{"content":"s","role":"system"},{"content":"q","role":"user"}],"model":"m"}"#,
+            true,
+            true,
+        );
         let replaced = |from: &str, to: &str| BASE.replace(from, to);
         check(&replaced("\"q\"", "\"other\""), false, true);
         check(&replaced("\"s\"", "\"other\""), false, false);

@@ -167,9 +167,8 @@ impl ChatRequest {
     /// # Errors
     /// Names the first field that is missing, repeated, of the wrong type or out of range.
     pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
-        let raw: RawObject = serde_json::from_slice(body).map_err(|error| {
-            FieldError::new("body", format!("not a JSON object this API accepts: {error}"))
-        })?;
+        let raw: RawObject = serde_json::from_slice(body)
+            .map_err(|error| FieldError::new("body", format!("not a JSON object this API accepts: {error}")))?;
         let messages: Vec<Message> = raw
             .read("messages")?
             .ok_or_else(|| FieldError::new("messages", "missing; send a list with at least one message"))?;
@@ -266,9 +265,8 @@ impl RawObject {
     /// Reads one field; absent and `null` are `None`.
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FieldError> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        serde_json::from_str::<Option<T>>(raw.get()).map_err(|error| {
-            FieldError::new(name, format!("{} ({error})", shortened(raw.get())))
-        })
+        serde_json::from_str::<Option<T>>(raw.get())
+            .map_err(|error| FieldError::new(name, format!("{} ({error})", shortened(raw.get()))))
     }
 }
 
@@ -320,7 +318,8 @@ mod tests {
         check_refused("{\"model\":\"m\"}", "messages", "missing");
         check_refused("{\"model\":\"m\",\"messages\":[]}", "messages", "at least one");
         check_refused("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "model", "GET /v1/models");
-        let with = |field: &str| format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}],{field}}}");
+        let with =
+            |field: &str| format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"x\"}}],{field}}}");
         check_refused(&with("\"temperature\":\"hot\""), "temperature", "hot");
         check_refused(&with("\"temperature\":3"), "temperature", "0 to 2");
         check_refused(&with("\"max_tokens\":0"), "max_tokens", "at least 1");

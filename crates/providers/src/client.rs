@@ -159,7 +159,8 @@ impl Upstreams {
     }
 
     fn post(&self, provider: &Provider, body: Vec<u8>) -> reqwest::RequestBuilder {
-        let mut builder = self.client.post(provider.chat_url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        let mut builder =
+            self.client.post(provider.chat_url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         if let Some(credential) = &provider.credential
             && let Ok(mut value) = HeaderValue::try_from(format!("Bearer {}", credential.expose()))
         {

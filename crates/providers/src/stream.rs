@@ -126,12 +126,6 @@ impl ReplyStream {
     }
 
     fn fail(&self, kind: Kind, message: impl Into<String>) -> Failure {
-        Failure {
-            kind,
-            provider: self.provider.name.clone(),
-            status: None,
-            message: message.into(),
-            retry_after: None,
-        }
+        Failure { kind, provider: self.provider.name.clone(), status: None, message: message.into(), retry_after: None }
     }
 }

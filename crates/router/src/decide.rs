@@ -138,7 +138,8 @@ fn unfit(request: &ChatRequest, endpoint: &Endpoint, input_tokens: u64) -> Optio
         (AbilityName::JsonSchema, wants_schema(request)),
         (AbilityName::Images, has_images(request)),
     ];
-    if let Some((missing, _)) = needs.iter().find(|(ability, needed)| *needed && !endpoint.abilities.contains(ability)) {
+    if let Some((missing, _)) = needs.iter().find(|(ability, needed)| *needed && !endpoint.abilities.contains(ability))
+    {
         return Some(format!("does not support {}", missing.as_str()));
     }
     // The prompt's tokens are an upper estimate, so a quarter less still counts as fitting: the provider knows better.
@@ -167,9 +168,8 @@ fn order_endpoints(request: &ChatRequest, candidates: &mut [Candidate]) {
         let provider = &candidate.endpoint.provider;
         order.iter().position(|name| name.eq_ignore_ascii_case(provider)).unwrap_or(order.len())
     };
-    candidates.sort_by(|a, b| {
-        place(a).cmp(&place(b)).then_with(|| a.expected_cost_usd.total_cmp(&b.expected_cost_usd))
-    });
+    candidates
+        .sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.expected_cost_usd.total_cmp(&b.expected_cost_usd)));
 }
 
 /// The cheapest that keeps enough of the baseline's quality, then dearer ones that do, then the rest, best first.

@@ -104,7 +104,10 @@ fn dense(text: &str, words: &[String]) -> [f32; DENSE_COUNT] {
         long / word_count,
         share(char::is_uppercase),
         share(|c| !c.is_ascii()),
-        (1.0 + count_words(&["if", "each", "per", "then", "total", "how", "many", "much", "times", "percent", "prove", "find"])).ln(),
+        (1.0 + count_words(&[
+            "if", "each", "per", "then", "total", "how", "many", "much", "times", "percent", "prove", "find",
+        ]))
+        .ln(),
     ]
 }
 

@@ -90,7 +90,9 @@ impl Policy {
             errors.push(PolicyError { span, field: format!("{place}.quality_min"), problem });
         }
         match baseline {
-            Some(baseline) if errors.is_empty() => Ok(Self { name: name.to_owned(), candidates, baseline, quality_min }),
+            Some(baseline) if errors.is_empty() => {
+                Ok(Self { name: name.to_owned(), candidates, baseline, quality_min })
+            }
             _ => Err(errors),
         }
     }

@@ -72,7 +72,8 @@ impl Predictor {
         if artefact.features_version != FEATURES_VERSION {
             return Err(PredictorError::Version { found: artefact.features_version });
         }
-        let dense = [&artefact.dense_mean, &artefact.dense_deviation, &artefact.difficulty_dense, &artefact.length_dense];
+        let dense =
+            [&artefact.dense_mean, &artefact.dense_deviation, &artefact.difficulty_dense, &artefact.length_dense];
         if let Some(weights) = dense.into_iter().find(|weights| weights.len() != DENSE_COUNT) {
             return Err(PredictorError::Shape { found: weights.len() });
         }
@@ -92,8 +93,7 @@ impl Predictor {
 
     /// How hard the prompt is, on the scale of the abilities (logits).
     pub fn difficulty(&self, features: &Features) -> f32 {
-        let sparse: f32 =
-            features.sparse.iter().map(|(bucket, weight)| self.table[*bucket as usize] * weight).sum();
+        let sparse: f32 = features.sparse.iter().map(|(bucket, weight)| self.table[*bucket as usize] * weight).sum();
         let dense = self.standardised(features).zip(&self.artefact.difficulty_dense).map(|(x, w)| x * w).sum::<f32>();
         self.artefact.difficulty_bias + sparse + dense
     }

@@ -79,5 +79,7 @@ impl Row {
 
 fn parse_rows(text: &str) -> Result<Vec<Row>, AnswersError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(at, line)| serde_json::from_str(line).map_err(|source| AnswersError::Line { line: at + 1, source })).collect()
+    lines
+        .map(|(at, line)| serde_json::from_str(line).map_err(|source| AnswersError::Line { line: at + 1, source }))
+        .collect()
 }

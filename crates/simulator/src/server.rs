@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+const FLUSH: std::time::Duration = std::time::Duration::from_millis(20);
 /// Requests remembered at the most.
 const SEEN_MAX: usize = 10_000;
 
@@ -129,8 +130,10 @@ impl Drop for Watched {
 async fn models_list(State(state): State<Arc<Shared>>) -> Json<Value> {
     let mut names: Vec<&String> = state.models.keys().collect();
     names.sort_unstable();
-    let rows: Vec<Value> =
-        names.iter().map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": "simulated"})).collect();
+    let rows: Vec<Value> = names
+        .iter()
+        .map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": "simulated"}))
+        .collect();
     Json(json!({"object": "list", "data": rows}))
 }
 
@@ -222,6 +225,9 @@ fn paced(
 ) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
     stream::unfold((watched, events), move |(mut watched, mut events)| async move {
         let event = events.pop_front()?;
+        if event.is_err() {
+            tokio::time::sleep(FLUSH).await; // what was said before the cut must have left
+        }
         if !latency.is_zero() {
             tokio::time::sleep(latency / 10).await;
         }
@@ -260,9 +266,9 @@ fn reply(answers: &Answers, model: &SimulatedModel, body: &Value) -> Reply {
     if model.fault == Some(Fault::Overruns) {
         output_tokens *= 100;
     }
-    let prompt_tokens = body["messages"].as_array().map_or(0, |messages| {
-        messages.iter().map(|message| tokens(&message["content"].to_string())).sum::<u64>()
-    });
+    let prompt_tokens = body["messages"]
+        .as_array()
+        .map_or(0, |messages| messages.iter().map(|message| tokens(&message["content"].to_string())).sum::<u64>());
     let value = json!({
         "id": "sim-0", "object": "chat.completion", "created": 0, "model": model.name, "provider": "simulated",
         "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
@@ -296,9 +302,7 @@ fn last_user_text(body: &Value) -> String {
     let Some(last) = messages.iter().rev().find(|message| message["role"] == "user") else { return String::new() };
     match &last["content"] {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => {
-            parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
-        }
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"),
         _ => String::new(),
     }
 }

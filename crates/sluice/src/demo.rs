@@ -72,8 +72,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         None => Row::parse_all(WORKLOAD)?,
         Some(path) => Row::parse_all(&std::fs::read_to_string(path)?)?,
     };
-    let style = ProgressStyle::with_template("{msg:16} {bar:40} {pos}/{len}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{msg:16} {bar:40} {pos}/{len}").unwrap_or_else(|_| ProgressStyle::default_bar());
     let mut reports = Vec::new();
     for mode in MODES {
         let bar = ProgressBar::new(rows.len() as u64).with_style(style.clone()).with_message(mode.name);
@@ -100,11 +100,7 @@ async fn replay(mode: Mode, rows: &[Row], quality_min: f64, tick: impl Fn()) -> 
     let models = [SMALL, LARGE].map(SimulatedModel::new).to_vec();
     let answers = Answers::new(rows.iter().cloned());
     let simulator = Simulator::start(TcpListener::bind("127.0.0.1:0").await?, models, answers)?;
-    let text = format!(
-        "[database]\nurl = \"sqlite://{}/sluice.db\"\n[embedding]\nbudget_ms = 1000\n[policies.auto]\n\
-         candidates = [\"{SMALL}\", \"{LARGE}\"]\nbaseline = \"{LARGE}\"\nquality_min = {quality_min:?}\n",
-        folder.path().display()
-    );
+    let text = config(&folder.path().join("sluice.db").display().to_string(), quality_min);
     let file = ConfigFile::parse("demo", text)?;
     let config = file.check(|_| None, Some(&simulator.base_url()))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -135,6 +131,24 @@ async fn replay(mode: Mode, rows: &[Row], quality_min: f64, tick: impl Fn()) -> 
     }
     gateway.stop().await;
     Ok(report)
+}
+
+/// The demo's configuration. Its models have no `ability`: the router knows of them what it knows of any model without
+/// labels, their price.
+fn config(database: &str, quality_min: f64) -> String {
+    let model = |id: &str, input: f64, output: f64| {
+        format!(
+            "[[models]]\nid = \"{id}\"\n[[models.endpoints]]\nprovider = \"simulated\"\nname = \"{id}\"\n\
+             input_usd_per_mtok = {input:?}\noutput_usd_per_mtok = {output:?}\ncontext_tokens = 128000\n\
+             output_tokens_max = 16384\n"
+        )
+    };
+    format!(
+        "[database]\nurl = \"sqlite://{database}\"\n[embedding]\nbudget_ms = 1000\n{}{}[policies.auto]\n\
+         candidates = [\"{SMALL}\", \"{LARGE}\"]\nbaseline = \"{LARGE}\"\nquality_min = {quality_min:?}\n",
+        model(SMALL, 0.15, 0.60),
+        model(LARGE, 2.50, 10.00)
+    )
 }
 
 impl Report {
@@ -189,7 +203,8 @@ fn print(rows: &[Row], reports: &[(Mode, Report)], quality_min: f64) {
         share(rows, "repeat"),
         share(rows, "trap")
     );
-    let columns = ["", "cost USD", "saved", "hits", "exact", "similar", "small", "wrong: cache", "wrong: routing", "score"];
+    let columns =
+        ["", "cost USD", "saved", "hits", "exact", "similar", "small", "wrong: cache", "wrong: routing", "score"];
     let widths = [15, 10, 7, 7, 6, 8, 6, 13, 15, 7];
     let line = |cells: &[String]| {
         let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
@@ -223,6 +238,7 @@ fn json_of(rows: &[Row], reports: &[(Mode, Report)]) -> Value {
             "wrong_by_routing": report.wrong_by_routing, "mean_score": report.score / report.requests.max(1) as f64,
         })
     };
-    let shares: Value = ["unique", "paraphrase", "repeat", "trap"].iter().map(|kind| (*kind, share(rows, kind))).collect();
+    let shares: Value =
+        ["unique", "paraphrase", "repeat", "trap"].iter().map(|kind| (*kind, share(rows, kind))).collect();
     json!({"requests": rows.len(), "percent": shares, "modes": reports.iter().map(row).collect::<Vec<_>>()})
 }

@@ -47,7 +47,8 @@ impl Place {
     async fn open(&self) -> Result<Database, Failure> {
         let file = read_config(self.config.as_deref())?;
         let url = &file.database().url;
-        let path = sqlite_path(url).ok_or_else(|| Failure::Usage(format!("database.url: `{url}` is no sqlite:// URL")))?;
+        let path =
+            sqlite_path(url).ok_or_else(|| Failure::Usage(format!("database.url: `{url}` is no sqlite:// URL")))?;
         Ok(Database::open(&path).await?)
     }
 }

@@ -43,9 +43,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let address = arguments.listen.unwrap_or_else(|| file.listen().to_owned());
     let config = file.check(environment, simulator.as_ref().map(Simulator::base_url).as_deref())?;
     let admin_key = environment(&config.server.admin_key_env).filter(|key| !key.trim().is_empty());
-    let listener = TcpListener::bind(&address)
-        .await
-        .map_err(|source| StartError::Listen { address: address.clone(), source })?;
+    let listener =
+        TcpListener::bind(&address).await.map_err(|source| StartError::Listen { address: address.clone(), source })?;
     let started = App::start(config, admin_key.as_deref()).await?;
     greet(&started, listener.local_addr()?);
     let gateway = serve(started, listener)?;

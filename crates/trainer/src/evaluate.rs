@@ -54,10 +54,12 @@ pub fn evaluate(rows: &[OutcomeRow], source: &str, predictor: &Predictor, seed: 
     let trained: HashSet<&str> =
         rows.iter().filter(|row| row.split == Split::Train).map(|row| row.group.as_str()).collect();
     let (strong, weak) = pair(rows.iter().filter(|row| row.source == source))?;
-    let case = |row: &'_ OutcomeRow| -> Option<(f64, f64)> { Some((row.outcomes.get(&strong)?.0, row.outcomes.get(&weak)?.0)) };
-    let held_out = rows.iter().filter(|row| {
-        row.source == source && row.split == Split::Dev && !trained.contains(row.group.as_str())
-    });
+    let case = |row: &'_ OutcomeRow| -> Option<(f64, f64)> {
+        Some((row.outcomes.get(&strong)?.0, row.outcomes.get(&weak)?.0))
+    };
+    let held_out = rows
+        .iter()
+        .filter(|row| row.source == source && row.split == Split::Dev && !trained.contains(row.group.as_str()));
     let cases: Vec<Case> =
         held_out.filter_map(|row| case(row).map(|(strong, weak)| Case { row, strong, weak })).collect();
     let (able_strong, able_weak) = (predictor.ability(&strong)?, predictor.ability(&weak)?);

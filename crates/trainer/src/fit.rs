@@ -154,7 +154,10 @@ impl Weights {
             dense_deviation: deviation.to_vec(),
             difficulty_bias: rounded(self.values[BIAS_AT] - median),
             difficulty_dense: self.values[DENSE_AT..BIAS_AT].iter().copied().map(rounded).collect(),
-            difficulty_sparse: sparse.map(|(at, w)| (at as u32, rounded(*w))).filter(|(_, w)| w.abs() >= 0.01).collect(),
+            difficulty_sparse: sparse
+                .map(|(at, w)| (at as u32, rounded(*w)))
+                .filter(|(_, w)| w.abs() >= 0.01)
+                .collect(),
             abilities: models
                 .iter()
                 .map(|(name, at)| ((*name).to_owned(), rounded(self.values[ABILITIES_AT + at] - median)))

@@ -32,9 +32,7 @@ pub(crate) fn fit(rows: &[&OutcomeRow], standardised: &[[f32; DENSE_COUNT]]) -> 
     }
     let data = Dataset::new(inputs, Array1::from(targets));
     match ElasticNet::params().penalty(PENALTY).l1_ratio(0.0).fit(&data) {
-        Ok(model) => {
-            (model.intercept() as f32, model.hyperplane().iter().map(|weight| *weight as f32).collect())
-        }
+        Ok(model) => (model.intercept() as f32, model.hyperplane().iter().map(|weight| *weight as f32).collect()),
         Err(_) => unknown,
     }
 }

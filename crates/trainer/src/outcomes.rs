@@ -82,8 +82,11 @@ fn read_file(path: &Path, rows: &mut Vec<OutcomeRow>) -> Result<(), OutcomesErro
     let reader: Box<dyn Read> = if zipped { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
     for (at, line) in BufReader::new(reader).lines().enumerate() {
         let line = line.map_err(read)?;
-        let row = serde_json::from_str(&line)
-            .map_err(|source| OutcomesError::Line { path: path.to_owned(), line: at + 1, source })?;
+        let row = serde_json::from_str(&line).map_err(|source| OutcomesError::Line {
+            path: path.to_owned(),
+            line: at + 1,
+            source,
+        })?;
         rows.push(row);
     }
     Ok(())

@@ -25,37 +25,47 @@ fn embedder() -> Embedder {
     Embedder::start("all-MiniLM-L6-v2").expect("`make test` fetches ONNX Runtime; run that, or `make runtime` once")
 }
 
-/// Served and all, by kind.
-async fn served(embedder: &Embedder, pairs: &str) -> BTreeMap<String, (usize, usize)> {
+/// Pairs served, and all pairs, by kind.
+async fn served(pairs: &str) -> BTreeMap<String, (usize, usize)> {
+    let embedder = embedder();
     let guard = Guard::new(embedder.vocabulary());
     let mut served: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let print = std::env::var("PRINT").is_ok();
     for line in pairs.lines() {
         let pair: Pair = serde_json::from_str(line).expect("a pair");
+        assert_eq!(pair.label == 1, pair.kind == "paraphrase");
         let budget = Duration::from_secs(10);
         let a = embedder.embed(pair.a.clone(), budget).await.expect("a vector");
         let b = embedder.embed(pair.b.clone(), budget).await.expect("a vector");
-        let cosine = cosine(&a.vector, &b.vector);
-        let verdict = guard.compare(&pair.b, &pair.a);
-        let hit = decide(cosine, verdict).admissible;
-        let count = served.entry(format!("{} {}", pair.label, pair.kind)).or_default();
-        count.1 += 1;
-        count.0 += usize::from(hit);
-        if print {
-            println!("PAIR\t{}\t{cosine:.3}\t{verdict:?}\t{}\t{}\t{}", pair.label, pair.kind, pair.a, pair.b);
+        let decision = decide(cosine(&a.vector, &b.vector), guard.compare(&pair.b, &pair.a));
+        let count = served.entry(pair.kind.clone()).or_default();
+        *count = (count.0 + usize::from(decision.admissible), count.1 + 1);
+        if decision.admissible && pair.label == 0 {
+            println!("served a trap ({}): {} | {}", pair.kind, pair.a, pair.b);
         }
     }
     println!("{served:?}");
     served
 }
 
+fn traps(served: &BTreeMap<String, (usize, usize)>) -> (usize, usize) {
+    let traps = served.iter().filter(|(kind, _)| *kind != "paraphrase");
+    traps.fold((0, 0), |sum, (_, count)| (sum.0 + count.0, sum.1 + count.1))
+}
+
 #[tokio::test]
 async fn no_trap_is_served_and_enough_paraphrases_are() {
-    let embedder = embedder();
-    if let Ok(path) = std::env::var("PAIRS") {
-        served(&embedder, &std::fs::read_to_string(path).expect("file")).await;
-        return;
-    }
-    served(&embedder, PAIRS).await;
-    served(&embedder, HELD_OUT).await;
+    let served = served(PAIRS).await;
+    assert_eq!(traps(&served), (0, 84));
+    let (hits, paraphrases) = served["paraphrase"];
+    assert!(paraphrases >= 50 && hits * 100 >= paraphrases * 40, "{hits} of {paraphrases}");
+}
+
+/// Written by others after the rules were; figures in docs/semantic-cache.md. At most one trap in a hundred may pass.
+#[tokio::test]
+async fn pairs_the_rules_have_not_seen_are_judged_nearly_as_safely() {
+    let served = served(HELD_OUT).await;
+    let (wrong, all) = traps(&served);
+    assert!(all >= 70 && wrong <= 1, "{wrong} of {all} traps");
+    let (hits, paraphrases) = served["paraphrase"];
+    assert!(hits * 100 >= paraphrases * 20, "{hits} of {paraphrases}");
 }

@@ -41,11 +41,8 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) ->
     let streamed = asked.request.stream;
     let (asked, delivery) = pipeline::run(app, asked).await?;
     let id = asked.id.clone();
-    let response = if streamed {
-        stream_out(app.clone(), asked, delivery).await
-    } else {
-        whole_out(app, &asked, delivery).await
-    };
+    let response =
+        if streamed { stream_out(app.clone(), asked, delivery).await } else { whole_out(app, &asked, delivery).await };
     // From here on there is a record, so even an error carries its id.
     let mut response = response.unwrap_or_else(|error| (*error).clone().into_response());
     insert(response.headers_mut(), "x-generation-id", &id);
@@ -178,16 +175,8 @@ async fn stream_out(app: App, asked: Arc<Asked>, delivery: Delivery) -> Result<R
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     describe(headers, &asked, &head);
-    let mut outgoing = Outgoing {
-        app,
-        asked,
-        head,
-        follower,
-        waiting,
-        ready: VecDeque::new(),
-        sent_chunks: false,
-        ended: false,
-    };
+    let mut outgoing =
+        Outgoing { app, asked, head, follower, waiting, ready: VecDeque::new(), sent_chunks: false, ended: false };
     if let Some(served) = served {
         outgoing.end_well(&served);
     }

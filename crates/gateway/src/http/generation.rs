@@ -72,7 +72,20 @@ fn row(generation: &Generation) -> Value {
 
 /// Fields of OpenRouter's schema that this gateway has no figure for.
 const UNKNOWN: [&str; 16] = [
-    "upstream_id", "cache_discount", "native_tokens_completion_images", "num_media_prompt", "num_media_completion",
-    "num_input_audio_prompt", "num_search_results", "num_fetches", "web_search_engine", "moderation_latency", "app_id",
-    "service_tier", "preset_id", "user_agent", "http_referer", "provider_responses",
+    "upstream_id",
+    "cache_discount",
+    "native_tokens_completion_images",
+    "num_media_prompt",
+    "num_media_completion",
+    "num_input_audio_prompt",
+    "num_search_results",
+    "num_fetches",
+    "web_search_engine",
+    "moderation_latency",
+    "app_id",
+    "service_tier",
+    "preset_id",
+    "user_agent",
+    "http_referer",
+    "provider_responses",
 ];

@@ -18,7 +18,8 @@ pub(super) async fn health() -> Json<Value> {
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let mut parts = Map::new();
     let database = app.ledger.ping().await;
-    parts.insert("database".to_owned(), json!(database.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned())));
+    parts
+        .insert("database".to_owned(), json!(database.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned())));
     let semantic = if app.cache.has_semantic() { "ok" } else { "off" };
     parts.insert("semantic_cache".to_owned(), json!(semantic));
     for (part, reason) in app.degraded.iter() {

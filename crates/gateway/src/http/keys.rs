@@ -72,11 +72,9 @@ fn row(account: &Account) -> Value {
 
 pub(super) fn refused(error: LedgerError) -> Error {
     match error {
-        LedgerError::UnknownTenant(id) => FieldError::new(
-            "workspace_id",
-            format!("no tenant `{id}`; make it with POST /admin/tenants"),
-        )
-        .into(),
+        LedgerError::UnknownTenant(id) => {
+            FieldError::new("workspace_id", format!("no tenant `{id}`; make it with POST /admin/tenants")).into()
+        }
         LedgerError::TenantExists(id) => Error::Conflict(format!("the tenant `{id}` exists")),
         LedgerError::Database(cause) if cause.is_storage_full() => Error::StorageFull,
         LedgerError::Database(cause) => {

@@ -139,7 +139,8 @@ mod tests {
 
     fn encoded(body: &str, max_tokens: Option<u64>) -> String {
         let request = ChatRequest::parse(body.as_bytes()).expect("valid");
-        let target = Target { model: "up", max_tokens, max_tokens_field: "max_completion_tokens", omit: &["top_p".to_owned()] };
+        let target =
+            Target { model: "up", max_tokens, max_tokens_field: "max_completion_tokens", omit: &["top_p".to_owned()] };
         String::from_utf8(encode_request(&request, target).expect("encodes")).expect("utf-8")
     }
 

@@ -1,0 +1,38 @@
+# Two commands: `make run` starts the gateway, `make test` passes the tests. Each fetches what is missing.
+
+CARGO_FLAGS ?=
+RUNTIME := .runtime/stamp
+VENV := .venv/stamp
+
+.PHONY: run test bench tools runtime venv
+
+run: tools runtime
+	cargo run --package sluice $(CARGO_FLAGS) -- serve
+
+test: tools runtime venv
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- --deny warnings
+	cargo test --workspace $(CARGO_FLAGS)
+
+# Added latency, memory and start-up; see docs/benchmarks.md.
+bench: tools runtime
+	cargo build --release --package sluice --package benches
+	target/release/latency
+
+# Names what is missing before anything is built.
+tools:
+	@command -v cargo >/dev/null || { echo "missing: Rust (https://rustup.rs)"; exit 1; }
+	@command -v cc >/dev/null || { echo "missing: a C compiler (cc), for SQLite"; exit 1; }
+	@command -v python3 >/dev/null || { echo "missing: python3"; exit 1; }
+	@python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip for python3"; exit 1; }
+
+runtime: $(RUNTIME)
+$(RUNTIME): models/fetch_runtime.py
+	python3 models/fetch_runtime.py
+	@mkdir -p .runtime && touch $@
+
+venv: $(VENV)
+$(VENV): tests/clients/requirements.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@

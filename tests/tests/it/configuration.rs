@@ -1,0 +1,56 @@
+//! Configuration: the reference parses, and every mistake is shown at once with its line.
+
+use gateway::ConfigFile;
+
+fn environment(name: &str) -> Option<String> {
+    (name == "LOCAL_KEY").then(|| "secret".to_owned())
+}
+
+#[test]
+fn the_reference_and_the_minimal_file_are_good() {
+    for (name, text) in [
+        ("sluice.toml", include_str!("../../../config/sluice.toml")),
+        ("minimal.toml", include_str!("../../../config/minimal.toml")),
+    ] {
+        let file = ConfigFile::parse(name, text.to_owned()).unwrap_or_else(|error| panic!("{error}"));
+        let simulator = file.needs_simulator(environment).then_some("http://127.0.0.1:9/v1");
+        file.check(environment, simulator).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn all_mistakes_are_shown_at_once_with_line_and_caret() {
+    let text = r#"[providers.openai]
+kind = "openai"
+base_url = "ftp://example.org"
+
+[providers.local]
+kind = "openai"
+base_url = "http://127.0.0.1:9000/v1"
+api_key_env = "NOT_SET"
+
+[[models]]
+id = "local/small"
+[[models.endpoints]]
+provider = "opanai"
+name = "small"
+input_usd_per_mtok = -0.10
+output_usd_per_mtok = 0.40
+context_tokens = 128_000
+output_tokens_max = 16_384
+
+[policies.auto]
+candidates = ["local/smal"]
+quality_min = 1.5
+"#;
+    let file = ConfigFile::parse("sluice.toml", text.to_owned()).expect("it parses");
+    let error = file.check(environment, None).expect_err("it is wrong");
+    insta::assert_snapshot!(error.to_string());
+}
+
+#[test]
+fn syntax_and_unknown_options_are_shown_where_they_stand() {
+    let misspelt = ConfigFile::parse("sluice.toml", "[cache.exact]\nttl = 5\n".to_owned()).expect_err("unknown");
+    let broken = ConfigFile::parse("sluice.toml", "[server\n".to_owned()).expect_err("syntax");
+    insta::assert_snapshot!(format!("{misspelt}\n{broken}"));
+}

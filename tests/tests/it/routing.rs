@@ -1,0 +1,87 @@
+//! `auto` and policies: who serves, why, and what the client is told.
+
+use crate::stack::{Stack, endpoints, question};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// Two models with the prices and abilities of the simulator's catalogue page.
+fn config() -> String {
+    let priced = |model: &str, name: &str, ability: f64, input: f64, output: f64| {
+        endpoints(model, &[name])
+            .replace("[[models.endpoints]]", &format!("ability = {ability}\n[[models.endpoints]]"))
+            .replace("input_usd_per_mtok = 1.0", &format!("input_usd_per_mtok = {input:.2}"))
+            .replace("output_usd_per_mtok = 1.0", &format!("output_usd_per_mtok = {output:.2}"))
+    };
+    priced("acme/small", "sim/small", 0.98, 0.15, 0.60)
+        + &priced("acme/large", "sim/large", 1.30, 2.50, 10.00)
+        + "[policies.saver]\ncandidates = [\"acme/small\", \"acme/large\"]\nquality_min = 0.5\napplies_to = [\"acme/large\"]\n"
+}
+
+const MIXED: [&str; 20] = [
+    "What are your opening hours?",
+    "Is Oslo the capital of Norway?",
+    "Does the app work offline?",
+    "Who wrote Hamlet?",
+    "How do I cancel my subscription?",
+    "Does it support dark mode?",
+    "Which planet is closest to the Sun?",
+    "Translate 'good morning' into Spanish.",
+    "Where can I find my invoice?",
+    "What does the word 'lucid' mean?",
+    "Find all integers $n$ such that $n^2 + 3n + 5$ is divisible by $121$.",
+    "Let $f(x) = x^3 - 3x + 1$. Compute the sum of the squares of its roots, each raised to the power $4$.",
+    "A tank fills in 3 hours, 4 hours and 6 hours by three pipes and drains in 8; how long with all four open?",
+    "def f(a):\n    return [x ^ (x >> 1) for x in a if x % 3]\nassert f([1, 5, 9, 12, 14]) == ??",
+    "Which of these is a Lewis acid in liquid HF?\nA. SbF5\nB. KF\nC. NaF\nD. HCl\nE. XeF2\nF. BrF3\nG. H2O\nH. NH3",
+    "How many ways are there to tile a $2 \\times 10$ board with dominoes and $2 \\times 2$ squares?",
+    "Evaluate $\\int_0^{\\pi} \\frac{x \\sin x}{1 + \\cos^2 x} \\, dx$.",
+    "If 5 machines make 5 parts in 5 minutes, how many parts do 7 machines make in 21 minutes at 80% of the speed?",
+    "Prove that the product of any 4 consecutive integers plus 1 is a perfect square.",
+    "What is the remainder when $7^{2023} + 3^{2022}$ is divided by $100$?",
+];
+
+#[tokio::test]
+async fn auto_picks_at_least_two_models_over_prompts_of_mixed_difficulty_and_says_why() {
+    let stack = Stack::start(&config()).await;
+    let mut picked = BTreeSet::new();
+    for prompt in MIXED {
+        let explained = stack.post("/v1/route", &question("auto", prompt)).await.json()["data"].clone();
+        let candidates = explained["route"]["candidates"].as_array().expect("candidates").clone();
+        assert_eq!(candidates.len(), 2, "{explained}");
+        assert!(candidates.iter().all(|candidate| candidate["reason"].is_string() && candidate["quality"].is_number()));
+        assert_eq!(explained["route"]["evidence"], "prior, unverified");
+        picked.insert(candidates[0]["endpoint"].as_str().expect("an endpoint").to_owned());
+    }
+    assert_eq!(picked.len(), 2, "{picked:?}");
+    assert_eq!(stack.simulator.arrived(), 0, "explaining calls no provider");
+}
+
+#[tokio::test]
+async fn an_attached_policy_saves_and_says_who_served_and_can_be_declined() {
+    let stack = Stack::start(&config()).await;
+    let served = stack.chat(&question("acme/large", "Who wrote Hamlet?")).await;
+    assert_eq!(served.header("x-sluice-model"), "acme/small");
+    assert_eq!(served.header("x-sluice-policy"), "saver");
+    assert!(served.header("x-sluice-saved-usd").parse::<f64>().expect("money") > 0.0);
+    let mut body = question("acme/large", "Who wrote Hamlet?");
+    body["sluice"] = json!({"policy": "as-asked"});
+    assert_eq!(stack.chat(&body).await.header("x-sluice-model"), "acme/large");
+}
+
+#[tokio::test]
+async fn a_caller_can_ask_for_more_quality_but_not_for_less() {
+    let stack = Stack::start(&config()).await;
+    let first = async |quality: f64| {
+        let mut body = question("policy/saver", "Who wrote Hamlet?");
+        body["sluice"] = json!({"quality_min": quality});
+        let explained = stack.post("/v1/route", &body).await.json();
+        explained["data"]["route"]["candidates"][0]["endpoint"].as_str().expect("an endpoint").to_owned()
+    };
+    assert_eq!(first(0.0).await, "acme/small@p0");
+    assert_eq!(first(1.0).await, "acme/large@p0");
+    let strict = question("auto", "Prove that the product of any 4 consecutive integers plus 1 is a perfect square.");
+    let mut laxer = strict.clone();
+    laxer["sluice"] = json!({"quality_min": 0.1});
+    let serving = async |body| stack.post("/v1/route", &body).await.json()["data"]["route"]["candidates"][0].clone();
+    assert_eq!(serving(strict).await, serving(laxer).await, "auto keeps 0.95 whatever the caller asks below it");
+}

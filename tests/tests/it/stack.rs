@@ -1,0 +1,173 @@
+//! A gateway and a simulator on ports of their own, and a client that speaks to them.
+
+use gateway::{App, ConfigFile, Gateway, serve};
+use serde_json::{Value, json};
+use simulator::{Answers, Fault, SimulatedModel, Simulator};
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+pub(crate) const ADMIN: &str = "sk-operator-of-the-tests";
+
+pub(crate) struct Stack {
+    pub simulator: Simulator,
+    pub gateway: Option<Gateway>,
+    pub key: String,
+    pub folder: TempDir,
+    client: reqwest::Client,
+    config: String,
+}
+
+pub(crate) struct Answered {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Answered {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The JSON of every event of a stream, without the terminal one.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let data = self.text.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+        data.map(|data| serde_json::from_str(data).expect("an event is JSON")).collect()
+    }
+
+    /// The text that a streaming client puts together.
+    pub(crate) fn streamed_text(&self) -> String {
+        let events = self.events();
+        events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect()
+    }
+}
+
+/// Endpoint tables for models served by the simulator, each costing a round number.
+pub(crate) fn endpoints(model: &str, upstream_names: &[&str]) -> String {
+    let mut text = format!("[[models]]\nid = \"{model}\"\n");
+    for (at, name) in upstream_names.iter().enumerate() {
+        let price = 1.0 + at as f64; // the order of names is the order of prices
+        text.push_str(&format!(
+            "[[models.endpoints]]\nprovider = \"p{at}\"\nname = \"{name}\"\ninput_usd_per_mtok = {price:.1}\n\
+             output_usd_per_mtok = {price:.1}\ncontext_tokens = 100000\noutput_tokens_max = 1000\n\
+             output_tokens_reserved_max = 500\n"
+        ));
+    }
+    text
+}
+
+impl Stack {
+    /// Models that serve, one for each fault, and `config` added to the provider tables.
+    pub(crate) async fn start(config: &str) -> Self {
+        let mut models = SimulatedModel::shipped(Duration::ZERO);
+        models.push(SimulatedModel::failing("sim/overruns", Fault::Overruns));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let simulator = Simulator::start(listener, models, Answers::default()).expect("a simulator");
+        Self::with(simulator, config).await
+    }
+
+    pub(crate) async fn with(simulator: Simulator, config: &str) -> Self {
+        let _installed_before = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("a folder");
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let mut stack =
+            Self { simulator, gateway: None, key: String::new(), folder, client, config: config.to_owned() };
+        stack.restart().await;
+        stack
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.path().join("sluice.db")
+    }
+
+    /// Stops the gateway where it runs, and starts one on the same files.
+    pub(crate) async fn restart(&mut self) {
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop().await;
+        }
+        let mut text = format!("[database]\nurl = \"sqlite://{}\"\n", self.database().display());
+        text.push_str("[embedding]\nbudget_ms = 10000\n");
+        for at in 0..3 {
+            let url = self.simulator.base_url();
+            text.push_str(&format!(
+                "[providers.p{at}]\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = 1500\n\
+                 first_token_timeout_ms = 700\nidle_timeout_ms = 700\n"
+            ));
+        }
+        text.push_str(&self.config);
+        let file = ConfigFile::parse("test.toml", text).expect("the configuration parses");
+        let config = file.check(|_| None, None).unwrap_or_else(|error| panic!("{error}"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let started = App::start(config, Some(ADMIN)).await.expect("a gateway");
+        if let Some(keys) = &started.keys {
+            self.key = keys.virtual_key.clone();
+        }
+        self.gateway = Some(serve(started, listener).expect("serving"));
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.gateway.as_ref().expect("a gateway runs").address)
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answered {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Answered { status, headers, text: response.text().await.expect("a body") }
+    }
+
+    pub(crate) fn post_as(&self, key: &str, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.client.post(self.url(path)).bearer_auth(key).body(body.to_string())
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answered {
+        self.send(self.post_as(&self.key, path, body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answered {
+        self.send(self.client.get(self.url(path)).bearer_auth(&self.key)).await
+    }
+
+    pub(crate) async fn chat(&self, body: &Value) -> Answered {
+        self.post("/v1/chat/completions", body).await
+    }
+
+    /// A key with a limit in dollars.
+    pub(crate) async fn limited_key(&self, limit_usd: f64) -> String {
+        let made = self.send(self.post_as(ADMIN, "/v1/keys", &json!({"name": "limited", "limit": limit_usd}))).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        made.json()["key"].as_str().expect("a key").to_owned()
+    }
+
+    /// The settled record of an answer.
+    pub(crate) async fn generation(&self, answered: &Answered) -> Value {
+        let id = answered.header("x-generation-id");
+        let found = self.get(&format!("/v1/generation?id={id}")).await;
+        assert_eq!(found.status, 200, "{}", found.text);
+        found.json()["data"].clone()
+    }
+}
+
+pub(crate) fn question(model: &str, text: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": text}]})
+}
+
+pub(crate) fn streamed(mut body: Value) -> Value {
+    body["stream"] = json!(true);
+    body
+}
+
+/// Waits for something that another task does, without a fixed pause.
+pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never happened: {what}");
+}
