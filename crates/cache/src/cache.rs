@@ -3,7 +3,7 @@
 use crate::config::{CacheConfig, SemanticConfig};
 use crate::decision::{Decision, decide};
 use crate::guard::Guard;
-use crate::index::{Index, Neighbour};
+use crate::index::{Index, Neighbour, Row};
 use database::{CacheFile, DatabaseError, StoredAnswer};
 use moka::sync::Cache as Memory;
 use protocol::{Digest, Reply};
@@ -126,11 +126,12 @@ impl Cache {
             for stored in file.vectors(&semantic.embedder, now, rows).await? {
                 let (Some(scope), Some(vector)) = (stored.scope, stored.vector) else { continue };
                 let Ok(scope) = <[u8; 32]>::try_from(scope) else { continue };
-                let vector: Vec<f32> = vector
+                let vector: Box<[f32]> = vector
                     .chunks_exact(4)
                     .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
                     .collect();
-                semantic.add(Digest(scope), stored.id, stored.prompt, &vector, stored.expires_ms);
+                let row = Row { id: stored.id, prompt: stored.prompt, expires_ms: stored.expires_ms, vector };
+                semantic.add(Digest(scope), row);
             }
         }
         Ok(())
@@ -219,11 +220,11 @@ impl Cache {
             expires_ms,
         };
         if let (Some(semantic), Some((scope, vector, prompt))) = (&self.semantic, put.semantic) {
-            semantic.add(scope, put.id.clone(), prompt.clone(), &vector, expires_ms);
             stored.scope = Some(scope.0.to_vec());
             stored.embedder.clone_from(&semantic.embedder);
             stored.vector = Some(vector.iter().flat_map(|x| x.to_le_bytes()).collect());
-            stored.prompt = prompt;
+            stored.prompt.clone_from(&prompt);
+            semantic.add(scope, Row { id: put.id.clone(), prompt, expires_ms, vector: vector.into() });
         }
         let entry = Entry { id: put.id, reply: put.reply, model: put.model, provider: put.provider, expires_ms };
         self.publish(put.fingerprint, Arc::new(entry));
@@ -244,8 +245,8 @@ impl Cache {
 const LOADED_MAX: i64 = 200_000;
 
 impl Semantic {
-    fn add(&self, scope: Digest, id: String, prompt: String, vector: &[f32], expires_ms: i64) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).add(scope, id, prompt, vector, expires_ms);
+    fn add(&self, scope: Digest, row: Row) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).add(scope, row);
     }
 }
 

@@ -1,9 +1,7 @@
 //! The guard: reasons why two prompts that look alike must not share an answer. Each rule reads form and difference,
 //! not topics, so that names and numbers nobody has seen before are caught too.
 
-use crate::lexicon::{
-    ANTONYMS, DIRECTIONS, NEGATIONS, NEGATIVE_PREFIXES, SWITCHING_OFF, SWITCHING_ON, SYNONYMS, UNITS,
-};
+use crate::lexicon::LEXICON;
 use crate::text::{Reading, Word};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
@@ -108,7 +106,7 @@ impl Guard {
     fn is_rare(&self, word: &Word) -> bool {
         let known = |text: &str| self.vocabulary.contains(text);
         let alphabetic = word.text.chars().all(char::is_alphabetic);
-        let listed = word.is_filler() || SYNONYMS.iter().any(|row| row.contains(&word.text.as_str()));
+        let listed = word.is_filler() || !LEXICON.synonym_rows(&word.text).is_empty();
         alphabetic
             && !listed
             && word.text.chars().count() >= 3
@@ -120,13 +118,13 @@ impl Guard {
 
 /// Every unit, currency or time named, by its row in the table.
 fn units(reading: &Reading) -> BTreeSet<usize> {
-    let named = |text: &str| UNITS.iter().position(|row| row.contains(&text));
+    let named = |text: &str| LEXICON.unit(text);
     let signs = reading.signs.iter().filter_map(|sign| named(sign.encode_utf8(&mut [0; 4])));
     reading.words.iter().filter_map(|word| named(&word.text)).chain(signs).collect()
 }
 
 fn negations(reading: &Reading) -> usize {
-    reading.words.iter().filter(|word| NEGATIONS.contains(&word.text.as_str())).count()
+    reading.words.iter().filter(|word| LEXICON.negations.contains(word.text.as_str())).count()
 }
 
 /// Opposites among the words that only one side has.
@@ -137,10 +135,10 @@ fn has_antonyms(a: &Reading, b: &Reading) -> bool {
     };
     let (only_a, only_b) = (only(a, b), only(b, a));
     let opposite = |x: &Word, y: &Word| {
-        let is = |word: &Word, text: &str| word.text == text || word.stem == text;
-        let listed = ANTONYMS.iter().any(|(p, q)| (is(x, p) && is(y, q)) || (is(x, q) && is(y, p)));
+        let forms = |word: &Word| [word.text.clone(), word.stem.clone()];
+        let listed = forms(x).iter().any(|x| forms(y).iter().any(|y| LEXICON.are_antonyms(x, y)));
         let negated = |long: &str, short: &str| {
-            long.strip_suffix(short).is_some_and(|prefix| NEGATIVE_PREFIXES.contains(&prefix)) && short.len() > 3
+            long.strip_suffix(short).is_some_and(|prefix| LEXICON.negative_prefixes.contains(prefix)) && short.len() > 3
         };
         listed
             || negated(&x.text, &y.text)
@@ -148,10 +146,10 @@ fn has_antonyms(a: &Reading, b: &Reading) -> bool {
             || negated(&x.stem, &y.stem)
             || negated(&y.stem, &x.stem)
     };
-    let says = |words: &[Word], list: &[&str]| words.iter().any(|word| list.contains(&word.text.as_str()));
+    let says = |words: &[Word], list: &HashSet<&str>| words.iter().any(|word| list.contains(word.text.as_str()));
     only_a.iter().any(|x| only_b.iter().any(|y| opposite(x, y)))
-        || (says(&only_a, SWITCHING_ON) && says(&only_b, SWITCHING_OFF))
-        || (says(&only_b, SWITCHING_ON) && says(&only_a, SWITCHING_OFF))
+        || (says(&only_a, &LEXICON.switching_on) && says(&only_b, &LEXICON.switching_off))
+        || (says(&only_b, &LEXICON.switching_on) && says(&only_a, &LEXICON.switching_off))
 }
 
 /// The other side of a relation exchanged: `from A to B` against `from B to A`, `A before B` against `B before A`.
@@ -159,7 +157,7 @@ fn is_exchanged(a: &Reading, b: &Reading) -> bool {
     let relations = |reading: &Reading| -> Vec<(String, String)> {
         let mut found = Vec::new();
         for (at, word) in reading.words.iter().enumerate() {
-            if DIRECTIONS.contains(&word.text.as_str())
+            if LEXICON.directions.contains(word.text.as_str())
                 && let Some(side) = reading.words[at + 1..].iter().find(|word| word.is_content())
             {
                 found.push((word.text.clone(), side.stem.clone()));
@@ -316,8 +314,9 @@ fn run(positions: &[usize]) -> Option<(usize, usize)> {
 }
 
 fn are_synonyms(x: &Word, y: &Word) -> bool {
-    let is = |word: &Word, text: &&str| word.text == *text || word.stem == *text;
-    SYNONYMS.iter().any(|row| row.iter().any(|text| is(x, text)) && row.iter().any(|text| is(y, text)))
+    let rows = |word: &Word| [LEXICON.synonym_rows(&word.text), LEXICON.synonym_rows(&word.stem)].concat();
+    let of_y = rows(y);
+    rows(x).iter().any(|row| of_y.contains(row))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub(crate) struct Row {
     pub id: String,
     pub prompt: String,
     pub expires_ms: i64,
-    vector: Box<[f32]>,
+    pub vector: Box<[f32]>,
 }
 
 /// A row and its likeness to the prompt.
@@ -39,8 +39,7 @@ impl Index {
     }
 
     /// Adds a row; one with the same prompt in the same scope is replaced.
-    pub(crate) fn add(&mut self, scope: Digest, id: String, prompt: String, vector: &[f32], expires_ms: i64) {
-        let row = Row { id, prompt, expires_ms, vector: vector.into() };
+    pub(crate) fn add(&mut self, scope: Digest, row: Row) {
         let rows = self.scopes.entry(scope).or_default();
         if let Some(known) = rows.iter_mut().find(|known| known.prompt == row.prompt) {
             *known = row;
@@ -116,19 +115,18 @@ mod tests {
         vector
     }
 
+    fn row(id: &str, prompt: &str, angle: f32, expires_ms: i64) -> Row {
+        Row { id: id.into(), prompt: prompt.into(), expires_ms, vector: unit(angle).into() }
+    }
+
     #[test]
     fn the_nearest_living_rows_of_the_scope_are_found_in_order() {
         let mut index = Index::new(100);
         for at in 0..20 {
-            index.add(
-                scope(1),
-                format!("{at:02}"),
-                format!("p{at}"),
-                &unit(at as f32 * 0.1),
-                if at == 1 { 5 } else { 99 },
-            );
+            let expires_ms = if at == 1 { 5 } else { 99 };
+            index.add(scope(1), row(&format!("{at:02}"), &format!("p{at}"), at as f32 * 0.1, expires_ms));
         }
-        index.add(scope(2), "foreign".into(), "p".into(), &unit(0.0), 99);
+        index.add(scope(2), row("foreign", "p", 0.0, 99));
         let found = index.nearest(&scope(1), &unit(0.0), 10);
         let ids: Vec<&str> = found.iter().map(|neighbour| neighbour.id.as_str()).collect();
         assert_eq!(ids, ["00", "02", "03", "04", "05", "06"]);
@@ -139,7 +137,7 @@ mod tests {
     fn the_oldest_rows_leave_and_a_repeated_prompt_is_replaced() {
         let mut index = Index::new(2);
         for (id, prompt) in [("a", "x"), ("b", "y"), ("c", "y"), ("d", "z")] {
-            index.add(scope(1), id.into(), prompt.into(), &unit(0.0), 99);
+            index.add(scope(1), row(id, prompt, 0.0, 99));
         }
         assert_eq!(index.len(), 2);
         let ids: Vec<String> = index.nearest(&scope(1), &unit(0.0), 0).into_iter().map(|n| n.id).collect();

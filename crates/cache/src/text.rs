@@ -1,6 +1,6 @@
 //! Reading a prompt as the guard compares it: words with stems, numbers, quoted parts.
 
-use crate::lexicon::{FILLERS, NUMBER_WORDS, STOPWORDS};
+use crate::lexicon::LEXICON;
 use rust_stemmers::{Algorithm, Stemmer};
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ pub(crate) struct Reading {
 impl Word {
     /// True where the word carries meaning of its own.
     pub(crate) fn is_content(&self) -> bool {
-        !STOPWORDS.contains(&self.text.as_str())
+        !LEXICON.stopwords.contains(self.text.as_str())
     }
 
     /// True where exchanging the word can change what is asked.
@@ -40,7 +40,7 @@ impl Word {
     }
 
     pub(crate) fn is_filler(&self) -> bool {
-        FILLERS.contains(&self.text.as_str()) || FILLERS.contains(&self.stem.as_str())
+        LEXICON.fillers.contains(self.text.as_str()) || LEXICON.fillers.contains(self.stem.as_str())
     }
 }
 
@@ -70,8 +70,8 @@ impl Reading {
             return;
         }
         let lower = piece.to_lowercase();
-        if let Some((_, number)) = NUMBER_WORDS.iter().find(|(word, _)| *word == lower) {
-            self.numbers.push((*number).to_owned());
+        if let Some(number) = LEXICON.number(&lower) {
+            self.numbers.push(number.to_owned());
             return;
         }
         let capitals = piece.chars().filter(|c| c.is_uppercase()).count();

@@ -133,7 +133,8 @@ async fn fly(
 /// The vector of the question, or why there is none.
 async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
     let scope = asked.scope.map(|_| ());
-    if !asked.reads_semantic() && !(asked.writes_cache() && asked.mode == CacheMode::Refresh) {
+    let will_be_stored = asked.mode == CacheMode::Refresh;
+    if !asked.reads_semantic() && !will_be_stored {
         return Err("not asked");
     }
     scope?;

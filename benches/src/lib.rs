@@ -1,1 +1,0 @@
-//! Load measurements of the built binary.
