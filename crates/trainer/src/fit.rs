@@ -1,7 +1,7 @@
 //! Fitting ability × difficulty: a Rasch model whose difficulties come from the prompt's features, by full-batch
 //! AdaGrad (Duchi, Hazan, Singer 2011) on the logistic loss with fractional targets.
 
-use crate::length;
+use crate::length::{self, Length};
 use crate::outcomes::OutcomeRow;
 use router::{Artefact, DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT, probability};
 use std::collections::BTreeMap;
@@ -21,6 +21,12 @@ pub struct Fitted {
     pub outcomes: usize,
     /// Mean logistic loss over the training prompts, without the penalties.
     pub loss: f64,
+}
+
+/// What brings the dense features to mean 0 and deviation 1.
+struct Scale {
+    mean: [f32; DENSE_COUNT],
+    deviation: [f32; DENSE_COUNT],
 }
 
 struct Prompt {
@@ -43,7 +49,7 @@ pub fn fit(rows: &[&OutcomeRow], progress: impl Fn(f64)) -> Fitted {
             scores: row.outcomes.iter().map(|(name, outcome)| (models[name.as_str()], outcome.0 as f32)).collect(),
         })
         .collect();
-    let (mean, deviation) = standardise(&mut prompts);
+    let scale = standardise(&mut prompts);
     let mut weights = Weights::new(models.len());
     let mut loss = 0.0;
     for step in 0..STEPS {
@@ -52,13 +58,13 @@ pub fn fit(rows: &[&OutcomeRow], progress: impl Fn(f64)) -> Fitted {
     }
     let outcomes = prompts.iter().map(|prompt| prompt.scores.len()).sum();
     let standardised: Vec<[f32; DENSE_COUNT]> = prompts.iter().map(|prompt| prompt.features.dense).collect();
-    let (length_bias, length_dense) = length::fit(rows, &standardised);
-    let artefact = weights.into_artefact(&models, mean, deviation, length_bias, length_dense);
+    let length = length::fit(rows, &standardised);
+    let artefact = weights.into_artefact(&models, scale, length);
     Fitted { artefact, prompts: prompts.len(), outcomes, loss }
 }
 
 /// Brings the dense features to mean 0 and deviation 1, cut at three deviations as the predictor does.
-fn standardise(prompts: &mut [Prompt]) -> ([f32; DENSE_COUNT], [f32; DENSE_COUNT]) {
+fn standardise(prompts: &mut [Prompt]) -> Scale {
     let count = prompts.len().max(1) as f32;
     let (mut mean, mut deviation) = ([0.0; DENSE_COUNT], [0.0; DENSE_COUNT]);
     for at in 0..DENSE_COUNT {
@@ -71,7 +77,7 @@ fn standardise(prompts: &mut [Prompt]) -> ([f32; DENSE_COUNT], [f32; DENSE_COUNT
             *x = ((*x - mean[at]) / deviation[at]).clamp(-3.0, 3.0);
         }
     }
-    (mean, deviation)
+    Scale { mean, deviation }
 }
 
 /// All parameters in one vector: sparse, dense, bias, abilities.
@@ -135,14 +141,7 @@ impl Weights {
         loss
     }
 
-    fn into_artefact(
-        self,
-        models: &BTreeMap<&str, usize>,
-        mean: [f32; DENSE_COUNT],
-        deviation: [f32; DENSE_COUNT],
-        length_bias: f32,
-        length_dense: Vec<f32>,
-    ) -> Artefact {
+    fn into_artefact(self, models: &BTreeMap<&str, usize>, scale: Scale, length: Length) -> Artefact {
         let rounded = |x: f32| (x * 1e4).round() / 1e4;
         let mut sorted: Vec<f32> = self.values[ABILITIES_AT..].to_vec();
         sorted.sort_by(f32::total_cmp);
@@ -150,8 +149,8 @@ impl Weights {
         let sparse = self.values[..DENSE_AT].iter().enumerate();
         Artefact {
             features_version: FEATURES_VERSION,
-            dense_mean: mean.to_vec(),
-            dense_deviation: deviation.to_vec(),
+            dense_mean: scale.mean.to_vec(),
+            dense_deviation: scale.deviation.to_vec(),
             difficulty_bias: rounded(self.values[BIAS_AT] - median),
             difficulty_dense: self.values[DENSE_AT..BIAS_AT].iter().copied().map(rounded).collect(),
             difficulty_sparse: sparse
@@ -162,8 +161,8 @@ impl Weights {
                 .iter()
                 .map(|(name, at)| ((*name).to_owned(), rounded(self.values[ABILITIES_AT + at] - median)))
                 .collect(),
-            length_bias: rounded(length_bias),
-            length_dense: length_dense.into_iter().map(rounded).collect(),
+            length_bias: rounded(length.bias),
+            length_dense: length.weights.into_iter().map(rounded).collect(),
         }
     }
 }

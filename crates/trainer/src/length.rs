@@ -13,8 +13,14 @@ const PENALTY: f64 = 1e-3;
 /// Used where no row tells: the logarithm of 200 tokens.
 const UNKNOWN: f32 = 5.3;
 
+/// Intercept, and weights of the standardised dense features.
+pub(crate) struct Length {
+    pub bias: f32,
+    pub weights: Vec<f32>,
+}
+
 /// Fits intercept and weights of the standardised dense features to the mean logarithm of each prompt's lengths.
-pub(crate) fn fit(rows: &[&OutcomeRow], standardised: &[[f32; DENSE_COUNT]]) -> (f32, Vec<f32>) {
+pub(crate) fn fit(rows: &[&OutcomeRow], standardised: &[[f32; DENSE_COUNT]]) -> Length {
     let mut inputs = Vec::new();
     let mut targets = Vec::new();
     for (row, features) in rows.iter().zip(standardised) {
@@ -25,14 +31,17 @@ pub(crate) fn fit(rows: &[&OutcomeRow], standardised: &[[f32; DENSE_COUNT]]) -> 
             targets.push(logarithms.iter().sum::<f64>() / logarithms.len() as f64);
         }
     }
-    let unknown = (UNKNOWN, vec![0.0; DENSE_COUNT]);
+    let unknown = Length { bias: UNKNOWN, weights: vec![0.0; DENSE_COUNT] };
     let Ok(inputs) = Array2::from_shape_vec((targets.len(), DENSE_COUNT), inputs) else { return unknown };
     if targets.len() <= DENSE_COUNT {
         return unknown;
     }
     let data = Dataset::new(inputs, Array1::from(targets));
     match ElasticNet::params().penalty(PENALTY).l1_ratio(0.0).fit(&data) {
-        Ok(model) => (model.intercept() as f32, model.hyperplane().iter().map(|weight| *weight as f32).collect()),
+        Ok(model) => Length {
+            bias: model.intercept() as f32,
+            weights: model.hyperplane().iter().map(|weight| *weight as f32).collect(),
+        },
         Err(_) => unknown,
     }
 }
