@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(SemanticConfig::default().eligible(&parse(messages.clone())), Err(expected), "{messages}");
         };
         check(r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}"#.into(), Ineligible::Media);
-        check(vec![r#"{"role":"user","content":"x"}"#; 9].join(","), Ineligible::TooManyTurns);
+        check([r#"{"role":"user","content":"x"}"#; 9].join(","), Ineligible::TooManyTurns);
         check(r#"{"role":"user","content":"x"},{"role":"assistant","content":"y"}"#.into(), Ineligible::NoQuestion);
         check(r#"{"role":"user","content":"  "}"#.into(), Ineligible::NoQuestion);
         check(r#"{"role":"user","content":"x"},{"role":"tool","content":"1","tool_call_id":"a"},{"role":"user","content":"x"}"#.into(), Ineligible::Tools);
