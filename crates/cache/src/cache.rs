@@ -25,6 +25,8 @@ pub struct Entry {
     pub model: String,
     pub provider: String,
     pub expires_ms: i64,
+    /// About the memory it takes.
+    pub bytes: u32,
 }
 
 /// What the semantic level found.
@@ -83,7 +85,7 @@ impl Cache {
         file: Option<CacheFile>,
         embedder: Option<(&str, Arc<HashSet<String>>)>,
     ) -> Result<Self, DatabaseError> {
-        let weigh = |_: &Digest, entry: &Arc<Entry>| u32::try_from(bytes_of(&entry.reply)).unwrap_or(u32::MAX);
+        let weigh = |_: &Digest, entry: &Arc<Entry>| entry.bytes;
         let semantic = embedder.filter(|_| config.semantic.enabled).map(|(identity, vocabulary)| {
             let index = RwLock::new(Index::new(config.semantic.entries_max));
             Arc::new(Semantic { embedder: identity.to_owned(), guard: Guard::new(vocabulary), index })
@@ -226,7 +228,8 @@ impl Cache {
             stored.prompt.clone_from(&prompt);
             semantic.add(scope, Row { id: put.id.clone(), prompt, expires_ms, vector: vector.into() });
         }
-        let entry = Entry { id: put.id, reply: put.reply, model: put.model, provider: put.provider, expires_ms };
+        let bytes = bytes_of(&stored.reply);
+        let entry = Entry { id: put.id, reply: put.reply, model: put.model, provider: put.provider, expires_ms, bytes };
         self.publish(put.fingerprint, Arc::new(entry));
         if let Some(queue) = &self.queue
             && queue.try_send(stored).is_err()
@@ -264,14 +267,14 @@ fn read(stored: &StoredAnswer) -> Option<(Digest, Arc<Entry>)> {
         model: stored.model.clone(),
         provider: stored.provider.clone(),
         expires_ms: stored.expires_ms,
+        bytes: bytes_of(&stored.reply),
     };
     Some((fingerprint, Arc::new(entry)))
 }
 
-/// About the memory of an answer.
-fn bytes_of(reply: &Reply) -> usize {
-    let texts = reply.choices.iter().filter_map(|choice| choice.message.content.as_deref());
-    1_024 + texts.map(str::len).sum::<usize>()
+/// About the memory of an answer with this JSON: its text is held twice as long as its JSON at the most.
+fn bytes_of(json: &str) -> u32 {
+    u32::try_from(1_024 + 2 * json.len()).unwrap_or(u32::MAX)
 }
 
 async fn write(file: CacheFile, mut queue: mpsc::Receiver<StoredAnswer>) {

@@ -62,6 +62,8 @@ pub enum Ineligible {
     TooManyTurns,
     /// The last message is not the user's, or has no text.
     NoQuestion,
+    /// More text than the embedder reads.
+    TooLong,
 }
 
 impl Ineligible {
@@ -75,9 +77,13 @@ impl Ineligible {
             Self::Media => "media",
             Self::TooManyTurns => "too_many_turns",
             Self::NoQuestion => "no_question",
+            Self::TooLong => "too_long",
         }
     }
 }
+
+/// 256 tokens of any script are shorter.
+const QUESTION_BYTES_MAX: usize = 8_192;
 
 impl SemanticConfig {
     /// Decides whether the semantic level may answer a request.
@@ -94,6 +100,7 @@ impl SemanticConfig {
             (Ineligible::Tools, !request.tools.is_empty() || request.messages.iter().any(has_tools)),
             (Ineligible::Media, request.messages.iter().any(Message::has_media)),
             (Ineligible::TooManyTurns, request.messages.len() > self.turns_max),
+            (Ineligible::TooLong, question.as_ref().is_some_and(|text| text.len() > QUESTION_BYTES_MAX)),
             (Ineligible::NoQuestion, question.is_none_or(|text| text.trim().is_empty())),
         ];
         match reasons.into_iter().find(|(_, applies)| *applies) {

@@ -23,6 +23,8 @@ pub enum Veto {
     WordOrder,
     /// A name that only one of them has.
     Entities,
+    /// One asks who, why, when or where and the other does not.
+    Question,
     /// Different quotations, code, formulas, URLs or identifiers.
     Literals,
     /// One word of an otherwise equal sentence exchanged.
@@ -52,6 +54,7 @@ impl Veto {
             Self::Direction => "direction",
             Self::WordOrder => "word_order",
             Self::Entities => "entities",
+            Self::Question => "question",
             Self::Literals => "literals",
             Self::Slot => "slot",
             Self::Scope => "scope",
@@ -75,8 +78,9 @@ impl Guard {
     pub fn compare(&self, asked: &str, stored: &str) -> Verdict {
         let (a, b) = (Reading::of(asked), Reading::of(stored));
         let difference = Difference::between(&a, &b);
-        let rules: [(Veto, bool); 9] = [
+        let rules: [(Veto, bool); 10] = [
             (Veto::Literals, a.literals != b.literals || a.operators != b.operators),
+            (Veto::Question, questions(&a) != questions(&b)),
             (Veto::Numbers, a.numbers != b.numbers),
             (Veto::Units, units(&a) != units(&b)),
             (Veto::Negation, negations(&a) != negations(&b)),
@@ -121,6 +125,12 @@ fn units(reading: &Reading) -> BTreeSet<usize> {
     let named = |text: &str| LEXICON.unit(text);
     let signs = reading.signs.iter().filter_map(|sign| named(sign.encode_utf8(&mut [0; 4])));
     reading.words.iter().filter_map(|word| named(&word.text)).chain(signs).collect()
+}
+
+/// Question words that cannot stand for each other; what, which and how often can.
+fn questions(reading: &Reading) -> BTreeSet<&str> {
+    let asking = |text: &&str| ["who", "whom", "whose", "why", "when", "where"].contains(text);
+    reading.words.iter().map(|word| word.text.as_str()).filter(asking).collect()
 }
 
 fn negations(reading: &Reading) -> usize {
@@ -346,6 +356,7 @@ mod tests {
     fn every_rule_has_its_case() {
         check("Refund order 1234", "Refund order 1243", Some(Veto::Numbers));
         check("Is two enough?", "Is 2 enough?", None);
+        check("Why is the order late?", "When is the order late?", Some(Veto::Question));
         check("Meeting at 7 am", "Meeting at 7 pm", Some(Veto::Units));
         check("How do I cancel my order?", "How do I not cancel my order?", Some(Veto::Negation));
         check("Don't cancel my order", "Do not cancel my order", None);

@@ -38,14 +38,9 @@ impl Index {
         Self { scopes: HashMap::new(), arrivals: VecDeque::new(), entries_max: entries_max.max(1) }
     }
 
-    /// Adds a row; one with the same prompt in the same scope is replaced.
+    /// Adds a row.
     pub(crate) fn add(&mut self, scope: Digest, row: Row) {
-        let rows = self.scopes.entry(scope).or_default();
-        if let Some(known) = rows.iter_mut().find(|known| known.prompt == row.prompt) {
-            *known = row;
-            return;
-        }
-        rows.push(row);
+        self.scopes.entry(scope).or_default().push(row);
         self.arrivals.push_back(scope);
         while self.arrivals.len() > self.entries_max {
             self.drop_oldest();
@@ -64,7 +59,7 @@ impl Index {
         }
     }
 
-    /// The nearest living rows of a scope, nearest first; ties in order of id.
+    /// The nearest living rows of a scope, nearest first; of equally near ones the newest.
     pub(crate) fn nearest(&self, scope: &Digest, vector: &[f32], now_ms: i64) -> Vec<Neighbour> {
         let Some(rows) = self.scopes.get(scope) else { return Vec::new() };
         let mut best: Vec<(f32, &Row)> = Vec::with_capacity(NEIGHBOURS + 1);
@@ -73,7 +68,7 @@ impl Index {
             if best.len() == NEIGHBOURS && best.last().is_some_and(|(least, _)| cosine < *least) {
                 continue;
             }
-            let at = best.partition_point(|(known, other)| *known > cosine || (*known == cosine && other.id < row.id));
+            let at = best.partition_point(|(known, other)| *known > cosine || (*known == cosine && other.id > row.id));
             best.insert(at, (cosine, row));
             best.truncate(NEIGHBOURS);
         }
@@ -134,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_rows_leave_and_a_repeated_prompt_is_replaced() {
+    fn the_oldest_rows_leave_and_of_equal_ones_the_newest_comes_first() {
         let mut index = Index::new(2);
         for (id, prompt) in [("a", "x"), ("b", "y"), ("c", "y"), ("d", "z")] {
             index.add(scope(1), row(id, prompt, 0.0, 99));
         }
         assert_eq!(index.len(), 2);
         let ids: Vec<String> = index.nearest(&scope(1), &unit(0.0), 0).into_iter().map(|n| n.id).collect();
-        assert_eq!(ids, ["c", "d"]);
+        assert_eq!(ids, ["d", "c"]);
     }
 }

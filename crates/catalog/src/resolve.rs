@@ -100,7 +100,7 @@ impl Catalog {
         }
         if errors.is_empty() {
             for alias in &config.aliases {
-                self.aliases.insert(alias.clone(), id.clone());
+                self.aliases.entry(alias.clone()).or_insert_with(|| id.clone()); // the operator's models come first
             }
             let model = Model { id: id.clone(), released: config.released.clone(), ability: config.ability, endpoints };
             self.models.insert(id.clone(), model);
@@ -113,9 +113,10 @@ impl Catalog {
     /// # Errors
     /// With the nearest names when there is none.
     pub fn resolve(&self, name: &str) -> Result<&Model, UnknownModel> {
-        let canonical = self.aliases.get(name).map_or(name, String::as_str);
+        let by_alias = || self.models.get(self.aliases.get(name)?);
         self.models
-            .get(canonical)
+            .get(name)
+            .or_else(by_alias)
             .ok_or_else(|| UnknownModel { name: name.to_owned(), nearest: nearest(name, self.models.keys()) })
     }
 

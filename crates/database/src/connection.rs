@@ -63,6 +63,11 @@ impl DatabaseError {
         Self::Query(sqlx::Error::Protocol(self.to_string()))
     }
 
+    /// True where a row with the same id is there already.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Query(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+
     /// True where the disk is full.
     pub fn is_storage_full(&self) -> bool {
         const SQLITE_FULL: &str = "13"; // sqlite.org/rescode.html#full

@@ -175,14 +175,19 @@ impl ConfigFile {
         let mut providers = Vec::new();
         for (name, config) in &self.tables.providers {
             match Provider::from_config(name, config, environment) {
-                Ok(provider) => providers.push(provider),
+                Ok(provider) => {
+                    if provider.kind == Kind::Simulated {
+                        notices.push(format!("every answer of the provider `{name}` is SIMULATED"));
+                    }
+                    providers.push(provider);
+                }
                 Err(error) => mistakes.push(Mistake::new(error.span, error.field, error.problem)),
             }
         }
         for (known, credential) in found(environment) {
             if !self.tables.providers.contains_key(known.name) {
                 notices.push(format!("{} found: serving {}'s models", known.api_key_env, known.name));
-                providers.extend(known.with(Secret::new(credential)));
+                providers.extend(Secret::new(&credential).and_then(|credential| known.with(credential)));
             }
         }
         if let Some(url) = simulator {
@@ -275,7 +280,7 @@ impl ConfigFile {
 /// Known providers whose credential is in the environment.
 fn found(environment: &impl Fn(&str) -> Option<String>) -> Vec<(&'static KnownProvider, String)> {
     let with_credential = |known: &'static KnownProvider| {
-        environment(known.api_key_env).filter(|value| !value.trim().is_empty()).map(|value| (known, value))
+        environment(known.api_key_env).filter(|value| Secret::new(value).is_some()).map(|value| (known, value))
     };
     known_providers().iter().filter_map(with_credential).collect()
 }

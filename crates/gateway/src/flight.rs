@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::served::{Head, Served};
-use protocol::{Chunk, Digest};
+use protocol::{CacheMode, Chunk, Digest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct FlightKey {
     pub fingerprint: Digest,
     pub key_hash: String,
+    /// What one mode may be answered with another may not.
+    pub mode: CacheMode,
 }
 
 /// All flights that can be joined.

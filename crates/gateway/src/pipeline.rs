@@ -63,7 +63,11 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
         return Err(Error::NotCached);
     }
     let key_hash = || asked.caller.account.hash.clone();
-    let key = asked.reads_cache().then(|| FlightKey { fingerprint: asked.fingerprint, key_hash: key_hash() });
+    let key = asked.reads_cache().then(|| FlightKey {
+        fingerprint: asked.fingerprint,
+        key_hash: key_hash(),
+        mode: asked.mode,
+    });
     let (follower, leader) = app.flights.join(key, &asked.id);
     match leader {
         None => Ok((asked, Delivery::Following(follower, Box::new(settlement)))),
@@ -83,10 +87,8 @@ pub(crate) fn resolve(app: &App, caller: Caller, request: ChatRequest, started: 
         None => named_models(app, &request)?,
     };
     let baseline = policy.as_ref().map_or_else(|| models[0].clone(), |policy| policy.baseline.clone());
-    let policy_name = policy.as_ref().map_or("", |policy| policy.name.as_str());
-    let named = if policy.is_some() { String::new() } else { models.join(" ") };
     let quality = request.sluice.quality_min.map_or(String::new(), |quality| quality.to_string());
-    let identity = [caller.tenant(), policy_name, &named, &quality];
+    let identity = [caller.tenant(), &answerers(app, policy.as_deref(), &models), &quality];
     let scope = match app.cache.rules().eligible(&request) {
         Err(reason) => Err(reason.as_str()),
         Ok(()) if !app.cache.has_semantic() => Err("no embedder"),
@@ -104,6 +106,21 @@ pub(crate) fn resolve(app: &App, caller: Caller, request: ChatRequest, started: 
         request,
         started,
     })
+}
+
+/// Who may answer, as part of what makes answers interchangeable: policy, models, and where each is served. When the
+/// configuration changes them, answers stored before are not found any more.
+fn answerers(app: &App, policy: Option<&Policy>, models: &[String]) -> String {
+    let mut text = match policy {
+        Some(policy) => format!("policy {} {} {}", policy.name, policy.baseline, policy.quality_min),
+        None => "named".to_owned(),
+    };
+    for model in models.iter().filter_map(|id| app.config.catalog.resolve(id).ok()) {
+        for endpoint in &model.endpoints {
+            text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));
+        }
+    }
+    text
 }
 
 /// The policy that the model string, the request or an attachment names.

@@ -6,13 +6,14 @@ use crate::flight::Leader;
 use crate::pipeline::{self, Asked};
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
-use cache::Put;
+use cache::{Entry, Put};
 use catalog::{Endpoint, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Collector, Reply, Usage};
 use providers::{Answer, Attempt, Call, ReplyStream, Success};
 use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ struct Progress {
     hit: Option<Hit>,
     attempts: Vec<Attempt>,
     endpoint: Option<Arc<Endpoint>>,
+    /// The candidates with the output tokens expected of each; the one after the ended attempts is being called.
+    calls: Vec<(Arc<Endpoint>, u64)>,
     /// Text that arrived, for estimating the usage of a cut stream.
     text_chars: usize,
     usage: Option<Usage>,
@@ -74,19 +77,11 @@ async fn fly(
     progress: &mut Progress,
 ) -> Result<Served, Error> {
     let vector = embed(app, asked).await;
-    let mut offer = None;
-    if let (Ok(vector), Ok(scope)) = (&vector, &asked.scope)
-        && asked.reads_semantic()
-    {
-        offer = neighbours(app, scope, vector, asked);
-    }
+    let (offer, entry) = offer(app, asked, vector.as_deref().ok()).await;
     let route = route(app, asked, offer.as_ref());
     progress.trace = trace(asked, &route, offer.as_ref(), vector.as_ref().err().copied());
     progress.hit = Some(if asked.reads_cache() { Hit::Miss } else { Hit::Bypass });
-    if let Some(offer) = &route.offer
-        && let Some(entry) = app.cache.entry(asked.caller.tenant(), &offer.id).await
-        && asked.fits(&entry)
-    {
+    if let (Some(offer), Some(entry)) = (&route.offer, entry) {
         let hit = Hit::Similar { probability: offer.probability };
         return Ok(pipeline::hit(app, asked, &entry, hit, progress.trace.clone()));
     }
@@ -99,6 +94,11 @@ async fn fly(
         tracing::error!(%error, "a reservation could not be stored");
         if error.is_storage_full() { Error::StorageFull } else { Error::Unavailable }
     })?;
+    let expected = route.candidates.iter().map(|c| (c.endpoint.id.as_str(), c.expected_output_tokens));
+    let expected: HashMap<&str, u64> = expected.collect();
+    let with_expected =
+        |call: &Call| (Arc::clone(&call.endpoint), expected.get(call.endpoint.id.as_str()).copied().unwrap_or(0));
+    progress.calls = calls.iter().map(with_expected).collect();
     let outcome = app.upstreams.first_success(&asked.request, calls, &mut progress.attempts).await;
     let Success { answer, call } = outcome.map_err(|failure| match failure {
         Some(failure) => Error::Upstream { failure, attempts: progress.attempts.len() },
@@ -131,7 +131,7 @@ async fn fly(
 }
 
 /// The vector of the question, or why there is none.
-async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
+pub(crate) async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
     let scope = asked.scope.map(|_| ());
     let will_be_stored = asked.mode == CacheMode::Refresh;
     if !asked.reads_semantic() && !will_be_stored {
@@ -158,23 +158,39 @@ async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
     }
 }
 
-pub(crate) fn neighbours(app: &App, scope: &protocol::Digest, vector: &[f32], asked: &Asked) -> Option<Offer> {
-    let text = asked.request.last_user_text()?;
-    let found = app.cache.neighbours(scope, vector, &text)?;
-    let decision = found.decision;
-    let reason = match decision.veto {
-        Some(veto) => format!("cosine {:.3}, vetoed: {}", found.cosine, veto.as_str()),
-        None if decision.admissible => format!("cosine {:.3}, no veto", found.cosine),
-        None => format!("cosine {:.3} is too low", found.cosine),
+/// The cache's offer, with the stored answer where it is admissible: one that is gone or longer than the client allows is
+/// not.
+pub(crate) async fn offer(app: &App, asked: &Asked, vector: Option<&[f32]>) -> (Option<Offer>, Option<Arc<Entry>>) {
+    let (Some(vector), Ok(scope), Some(text)) = (vector, asked.scope, asked.request.last_user_text()) else {
+        return (None, None);
     };
-    Some(Offer { id: found.id, probability: decision.probability, admissible: decision.admissible, reason })
-}
-
-/// The offer for a dry run: as a real request would see it.
-pub(crate) async fn offer(app: &App, asked: &Asked) -> Result<Option<Offer>, &'static str> {
-    let vector = embed(app, asked).await?;
-    let scope = asked.scope?;
-    Ok(neighbours(app, &scope, &vector, asked))
+    if !asked.reads_semantic() {
+        return (None, None);
+    }
+    let (cache, vector) = (app.cache.clone(), vector.to_vec());
+    // A large scope takes milliseconds, too long for an async thread.
+    let found = tokio::task::spawn_blocking(move || cache.neighbours(&scope, &vector, &text)).await;
+    let Ok(Some(found)) = found else { return (None, None) };
+    let decision = found.decision;
+    let mut offer = Offer {
+        reason: match decision.veto {
+            Some(veto) => format!("cosine {:.3}, vetoed: {}", found.cosine, veto.as_str()),
+            None if decision.admissible => format!("cosine {:.3}, no veto", found.cosine),
+            None => format!("cosine {:.3} is too low", found.cosine),
+        },
+        id: found.id,
+        probability: decision.probability,
+        admissible: decision.admissible,
+    };
+    if !offer.admissible {
+        return (Some(offer), None);
+    }
+    let entry = app.cache.entry(asked.caller.tenant(), &offer.id).await.filter(|entry| asked.fits(entry));
+    if entry.is_none() {
+        offer.admissible = false;
+        offer.reason.push_str(", but the answer is gone or longer than max_tokens");
+    }
+    (Some(offer), entry)
 }
 
 pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>) -> Route {
@@ -307,12 +323,21 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
     settlement.finish(Bill { upstream: served.cost, charged: served.cost });
 }
 
-/// Settles a request whose client got no whole answer: what had arrived is paid for, and what only had been asked for
-/// counts its input where the provider may have begun.
+/// Settles a request whose client got no whole answer. What had arrived of a stream is paid for. A call that was given up
+/// while it ran is paid for as estimated, since its provider was at work: its input, and for a whole answer the output
+/// that was expected.
 fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
     let mut bill = Bill::default();
-    if let Some(endpoint) = &progress.endpoint {
-        let usage = progress.usage.unwrap_or_else(|| estimate(asked, progress.text_chars));
+    let given_up = || progress.calls.get(progress.attempts.len()).filter(|_| state == "cancelled");
+    let started = match (&progress.endpoint, given_up()) {
+        (Some(endpoint), _) => Some((endpoint, progress.usage.unwrap_or_else(|| estimate(asked, progress.text_chars)))),
+        (None, Some((endpoint, expected))) => {
+            let output_tokens = if asked.request.stream { 0 } else { *expected };
+            Some((endpoint, Usage { output_tokens, ..estimate(asked, 0) }))
+        }
+        (None, None) => None,
+    };
+    if let Some((endpoint, usage)) = started {
         let cost = cost(endpoint, usage);
         bill = Bill { upstream: cost, charged: cost };
         let generation = &mut settlement.generation;

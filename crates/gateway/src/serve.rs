@@ -106,6 +106,6 @@ async fn accept(app: &App, listener: TcpListener, stop: &CancellationToken) {
     drop(listener);
     let grace = Duration::from_millis(config.shutdown_grace_ms);
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!("the grace time is over: open streams are cut");
+        tracing::warn!("the grace time is over; streams still open end with the process");
     }
 }

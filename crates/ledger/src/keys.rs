@@ -28,12 +28,13 @@ pub struct Ledger {
     admin_hashes: Arc<Vec<String>>,
 }
 
-/// Keys shown once: at the first start.
+/// Keys shown once: when they are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartKeys {
     /// The operator's key, where it was generated.
     pub admin: Option<String>,
-    pub virtual_key: String,
+    /// The first virtual key, where there was none.
+    pub virtual_key: Option<String>,
 }
 
 /// A virtual key just made; `key` is shown this once.
@@ -82,7 +83,8 @@ impl Ledger {
         }
         let now = now_ms();
         let tenant = TenantRow { id: DEFAULT_TENANT.to_owned(), name: "Default".to_owned(), created_ms: now };
-        let first_start = database.insert_tenant(&tenant).await?;
+        database.insert_tenant(&tenant).await?;
+        let has_keys = !database.keys(None).await?.is_empty();
         let mut generated = None;
         let mut hashes = database.admin_key_hashes().await?;
         if let Some(key) = admin_key {
@@ -95,14 +97,17 @@ impl Ledger {
         }
         let ledger =
             Self { database, writer, accounts: Arc::new(RwLock::new(HashMap::new())), admin_hashes: Arc::new(hashes) };
-        let mut start = None;
-        if first_start {
-            let first = ledger.create_key(DEFAULT_TENANT, "first key", None).await.map_err(|error| match error {
+        let mut virtual_key = None;
+        if !has_keys {
+            let made = make_key(&ledger.database, DEFAULT_TENANT, "first key", None).await;
+            let (key, _) = made.map_err(|error| match error {
                 LedgerError::Database(error) => error,
                 other => DatabaseError::Query(database::SqlError::Protocol(other.to_string())),
             })?;
-            start = Some(StartKeys { admin: generated, virtual_key: first.key });
+            virtual_key = Some(key);
         }
+        let made_any = generated.is_some() || virtual_key.is_some();
+        let start = made_any.then_some(StartKeys { admin: generated, virtual_key });
         tokio::spawn(refresh(ledger.database.clone(), Arc::downgrade(&ledger.accounts)));
         Ok((ledger, start))
     }

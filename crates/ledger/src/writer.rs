@@ -69,8 +69,11 @@ fn sqlx_closed() -> database::SqlError {
     database::SqlError::PoolClosed
 }
 
+/// What is to be written next. After a refusal `trouble` holds why: new reservations are then answered at once, because
+/// nothing that costs money may wait for a disk to get room.
 #[derive(Default)]
 struct Batch {
+    trouble: Option<DatabaseError>,
     reservations: Vec<Reservation>,
     waiting: Vec<oneshot::Sender<Result<(), DatabaseError>>>,
     settled: Vec<Generation>,
@@ -80,10 +83,15 @@ struct Batch {
 impl Batch {
     fn add(&mut self, record: Record) {
         match record {
-            Record::Reserve(reservation, done) => {
-                self.reservations.push(reservation);
-                self.waiting.push(done);
-            }
+            Record::Reserve(reservation, done) => match &self.trouble {
+                Some(trouble) => {
+                    let _gone = done.send(Err(trouble.repeat())); // the request may have been given up
+                }
+                None => {
+                    self.reservations.push(reservation);
+                    self.waiting.push(done);
+                }
+            },
             Record::Settle(generation) => self.settled.push(*generation),
             Record::Barrier(done) => self.barriers.push(done),
         }
@@ -104,12 +112,33 @@ impl Batch {
             };
             let _gone = waiting.send(answer); // the request may have been given up
         }
+        for barrier in self.barriers.drain(..) {
+            let _gone = barrier.send(()); // readers see what is stored; they must not wait for what cannot be
+        }
         if stored {
             self.settled.clear();
-            for barrier in self.barriers.drain(..) {
-                let _gone = barrier.send(());
+        } else if outcome.as_ref().is_err_and(DatabaseError::is_duplicate) {
+            self.drop_duplicates(database).await;
+        }
+        self.trouble = outcome.err().filter(|_| !self.settled.is_empty());
+    }
+
+    /// Stores the settlements one by one: a generation that is there already must not keep the others out.
+    async fn drop_duplicates(&mut self, database: &Database) {
+        let mut left = Vec::new();
+        for generation in self.settled.drain(..) {
+            match database.commit(&[], std::slice::from_ref(&generation)).await {
+                Ok(()) => {}
+                Err(error) if error.is_duplicate() => {
+                    tracing::error!(
+                        id = generation.id,
+                        "a generation was settled before; the second record is dropped"
+                    );
+                }
+                Err(_) => left.push(generation),
             }
         }
+        self.settled = left;
     }
 }
 
@@ -122,10 +151,13 @@ async fn write(database: Database, mut records: mpsc::Receiver<Record>) {
         } else {
             tokio::time::sleep(RETRY_AFTER).await; // the last try was refused
         }
-        while batch.reservations.len() + batch.settled.len() < BATCH_MAX
+        // What waits is bounded by the slots of the channel, so a refused batch may grow past BATCH_MAX up to them.
+        let mut taken = 0;
+        while taken < BATCH_MAX
             && let Ok(record) = records.try_recv()
         {
             batch.add(record);
+            taken += 1;
         }
         batch.store(&database).await;
         if records.is_closed() && !batch.settled.is_empty() && records.is_empty() {

@@ -116,10 +116,10 @@ impl Collector {
         }
     }
 
-    /// True once every choice seen so far has ended and there is at least one.
-    pub fn has_ended(&self) -> bool {
+    /// True once this many choices have ended and none is open.
+    pub fn has_ended(&self, choices: u64) -> bool {
         self.reply.as_ref().is_some_and(|reply| {
-            !reply.choices.is_empty() && reply.choices.iter().all(|choice| choice.finish_reason.is_some())
+            reply.choices.len() as u64 >= choices && reply.choices.iter().all(|choice| choice.finish_reason.is_some())
         })
     }
 
@@ -168,7 +168,11 @@ fn append_tool_call(calls: &mut Vec<Value>, news: &Value) {
     let arguments = news.pointer("/function/arguments").and_then(Value::as_str).unwrap_or("");
     match known.pointer_mut("/function/arguments") {
         Some(Value::String(known)) => known.push_str(arguments),
-        _ => known["function"]["arguments"] = json!(arguments),
+        _ => {
+            if let Some(Value::Object(function)) = known.get_mut("function") {
+                function.insert("arguments".to_owned(), json!(arguments));
+            }
+        }
     }
 }
 
@@ -223,7 +227,9 @@ pub fn replay(reply: &Reply) -> Vec<Chunk> {
         }
         for (index, call) in message.tool_calls.iter().enumerate() {
             let mut call = call.clone();
-            call["index"] = json!(index);
+            if let Value::Object(call) = &mut call {
+                call.insert("index".to_owned(), json!(index));
+            }
             chunks.push(chunk(news(Delta { tool_calls: Some(vec![call]), ..Delta::default() })));
         }
         let last = ChunkChoice {
@@ -284,6 +290,17 @@ mod tests {
         assert_eq!(calls[0]["function"]["arguments"], "{\"x\":1}");
         assert_eq!(calls[1]["function"]["arguments"], "{}");
         assert_eq!(calls[1]["id"], "b");
+    }
+
+    #[test]
+    fn tool_calls_of_a_wrong_shape_do_not_panic() {
+        let piece = |value: Value| -> Chunk {
+            serde_json::from_value(json!({"choices": [{"index": 0, "delta": {"tool_calls": [value]}}]})).expect("chunk")
+        };
+        let odd = json!({"index": 0, "function": "f"});
+        let reply = collect(&[piece(odd.clone()), piece(odd), piece(json!("x"))]);
+        assert_eq!(reply.choices[0].message.tool_calls.len(), 2);
+        assert!(!replay(&reply).is_empty());
     }
 
     #[test]

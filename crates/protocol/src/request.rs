@@ -148,7 +148,7 @@ pub struct CacheOptions {
 }
 
 /// How far a request may use the cache; a caller can make it stricter, never laxer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheMode {
     #[default]
@@ -169,6 +169,10 @@ impl ChatRequest {
     pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
         let raw: RawObject = serde_json::from_slice(body)
             .map_err(|error| FieldError::new("body", format!("not a JSON object this API accepts: {error}")))?;
+        // What only one of two readers can read must not pass: the fingerprint reads every field.
+        for (name, _) in &raw.0 {
+            raw.read::<Value>(name)?;
+        }
         let messages: Vec<Message> = raw
             .read("messages")?
             .ok_or_else(|| FieldError::new("messages", "missing; send a list with at least one message"))?;
@@ -200,6 +204,16 @@ impl ChatRequest {
     fn check_ranges(&self) -> Result<(), FieldError> {
         if self.model.is_empty() && self.models.is_empty() {
             return Err(FieldError::new("model", "missing; name a model from GET /v1/models, or \"auto\""));
+        }
+        if self.models.len() > MODELS_MAX {
+            let found = self.models.len();
+            return Err(FieldError::new("models", format!("{found} models; at most {MODELS_MAX} are tried")));
+        }
+        let names = std::iter::once(("model", &self.model)).chain(self.models.iter().map(|name| ("models", name)));
+        for (field, name) in names.chain(self.user.iter().map(|user| ("user", user))) {
+            if name.len() > NAME_BYTES_MAX {
+                return Err(FieldError::new(field, format!("{} bytes; at most {NAME_BYTES_MAX} are kept", name.len())));
+            }
         }
         if self.messages.len() > MESSAGES_MAX {
             let found = self.messages.len();
@@ -248,6 +262,9 @@ impl ChatRequest {
     }
 }
 
+const FIELDS_MAX: usize = 256;
+const MODELS_MAX: usize = 16;
+const NAME_BYTES_MAX: usize = 256;
 const MESSAGES_MAX: usize = 2_048;
 const TOOLS_MAX: usize = 256;
 const N_MAX: u64 = 128;
@@ -292,6 +309,9 @@ impl<'de> Deserialize<'de> for RawObject {
                     if fields.iter().any(|(known, _)| *known == name) {
                         return Err(serde::de::Error::custom(format!("the field `{name}` is given twice")));
                     }
+                    if fields.len() == FIELDS_MAX {
+                        return Err(serde::de::Error::custom(format!("over {FIELDS_MAX} fields")));
+                    }
                     fields.push((name, value));
                 }
                 Ok(RawObject(fields))
@@ -326,6 +346,10 @@ mod tests {
         check_refused(&with("\"max_tokens\":-4"), "max_tokens", "-4");
         check_refused(&with("\"n\":0"), "n", "1 to 128");
         check_refused(&with("\"model\":\"other\""), "body", "`model` is given twice");
+        check_refused(&with("\"stop\":1e999"), "stop", "1e999");
+        check_refused(&with("\"stop\":\"\\ud800\""), "stop", "ud800");
+        check_refused(&with(&format!("\"user\":\"{}\"", "u".repeat(300))), "user", "256");
+        check_refused(&with(&format!("\"models\":[{}\"m\"]", "\"m\",".repeat(16))), "models", "at most 16");
         check_refused(&with("\"provider\":{\"zdr\":true}"), "provider", "zdr");
         check_refused(&with("\"sluice\":{\"quality_min\":7}"), "sluice.quality_min", "0 to 1");
         check_refused(&with("\"sluice\":{\"cache\":{\"mode\":\"lax\"}}"), "sluice", "lax");

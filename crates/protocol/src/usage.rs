@@ -19,11 +19,14 @@ pub struct Usage {
     pub estimated: bool,
 }
 
+/// No answer has more tokens of a class; larger counts are a provider's mistake and would overflow sums of money.
+const TOKENS_MAX: u64 = 1_000_000_000;
+
 impl Usage {
     /// Reads OpenAI's `usage` object, whose `prompt_tokens` include cached and whose `completion_tokens` include
     /// reasoning tokens (platform.openai.com/docs/api-reference/chat/object). `None` when a count is missing.
     pub fn from_openai(value: &Value) -> Option<Self> {
-        let count = |path: &str| value.pointer(path).and_then(Value::as_u64);
+        let count = |path: &str| value.pointer(path).and_then(Value::as_u64).map(|count| count.min(TOKENS_MAX));
         let prompt = count("/prompt_tokens")?;
         let completion = count("/completion_tokens")?;
         let cached = count("/prompt_tokens_details/cached_tokens").unwrap_or(0).min(prompt);

@@ -149,7 +149,7 @@ impl Upstreams {
             return Err(error_reply(&provider.name, response, headers_by).await);
         }
         if request.stream {
-            let stream = ReplyStream::open(provider, response, LIMITS, first_by.min(deadline), deadline).await?;
+            let stream = ReplyStream::open(provider, response, request.n, (first_by.min(deadline), deadline)).await?;
             return Ok(Answer::Stream(Box::new(stream)));
         }
         let body = read_capped(&provider.name, response, LIMITS.reply_bytes_max, deadline).await?;

@@ -32,7 +32,7 @@ pub struct ProviderConfig {
 pub enum Kind {
     /// OpenAI's chat completions with a bearer credential.
     Openai,
-    /// The simulator, which speaks the same; its answers are marked and its money is not real.
+    /// The simulator, which speaks the same; said at every start.
     Simulated,
 }
 
@@ -119,11 +119,14 @@ impl Provider {
         let url = config.base_url.get_ref();
         let secret = match &config.api_key_env {
             None => None,
-            Some(variable) => Some(Secret::new(credential(variable.get_ref()).ok_or_else(|| ProviderError {
-                span: variable.span(),
-                field: format!("{place}.api_key_env"),
-                problem: format!("the environment has no `{}`; export it before starting", variable.get_ref()),
-            })?)),
+            Some(variable) => {
+                Some(credential(variable.get_ref()).and_then(|text| Secret::new(&text)).ok_or_else(|| {
+                    let name = variable.get_ref();
+                    let problem =
+                        format!("the environment has no usable `{name}`; export the credential before starting");
+                    ProviderError { span: variable.span(), field: format!("{place}.api_key_env"), problem }
+                })?)
+            }
         };
         let provider = Self::new(name, config.kind, url, secret).ok_or_else(|| ProviderError {
             span: config.base_url.span(),

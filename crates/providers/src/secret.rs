@@ -7,9 +7,11 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a credential.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+    /// Wraps a credential without the white space around it; `None` where it is empty or cannot stand in a header.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let fits = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+        fits.then(|| Self(text.to_owned()))
     }
 
     /// The credential itself, for the one header it belongs in.
@@ -30,6 +32,7 @@ mod tests {
 
     #[test]
     fn a_secret_never_prints() {
-        assert_eq!(format!("{:?}", Some(Secret::new("sk-1"))), "Some(***)");
+        assert_eq!(format!("{:?}", Secret::new("sk-1\n")), "Some(***)");
+        assert_eq!([Secret::new(" "), Secret::new("a b"), Secret::new("ключ")], [None, None, None]);
     }
 }

@@ -1,6 +1,6 @@
 //! A streamed answer: decoded chunks with their deadlines and limits.
 
-use crate::client::Limits;
+use crate::client::LIMITS;
 use crate::config::Provider;
 use crate::error::{Failure, Kind};
 use bytes::Bytes;
@@ -21,6 +21,8 @@ pub struct ReplyStream {
     received_bytes: usize,
     reply_bytes_max: usize,
     collector: Collector,
+    /// How many alternatives were asked for.
+    choices: u64,
     deadline: Instant,
     ended: bool,
 }
@@ -30,17 +32,17 @@ impl ReplyStream {
     pub(crate) async fn open(
         provider: Arc<Provider>,
         response: reqwest::Response,
-        limits: Limits,
-        first_by: Instant,
-        deadline: Instant,
+        choices: u64,
+        (first_by, deadline): (Instant, Instant),
     ) -> Result<Self, Failure> {
         let mut stream = Self {
             provider,
             body: response.bytes_stream().boxed(),
-            decoder: SseDecoder::new(limits.event_bytes_max),
+            decoder: SseDecoder::new(LIMITS.event_bytes_max),
             ready: VecDeque::new(),
             received_bytes: 0,
-            reply_bytes_max: limits.reply_bytes_max,
+            reply_bytes_max: LIMITS.reply_bytes_max,
+            choices,
             collector: Collector::default(),
             deadline,
             ended: false,
@@ -82,9 +84,10 @@ impl ReplyStream {
                 self.collector.push(&chunk);
                 return Some(Ok(*chunk));
             }
-            Some(Ok(StreamItem::Done)) => None,
+            Some(Ok(StreamItem::Done)) if self.collector.has_ended(self.choices) => None,
+            Some(Ok(StreamItem::Done)) => Some(Err(self.fail(Kind::Cut, "the stream ended inside the answer"))),
             // Some compatible servers close after the last finish_reason without `[DONE]`.
-            None if self.collector.has_ended() => None,
+            None if self.collector.has_ended(self.choices) => None,
             None => Some(Err(self.fail(Kind::Cut, "the stream ended without a terminal event"))),
             Some(Ok(StreamItem::Error(message))) => Some(Err(self.fail(Kind::Broken, message))),
             Some(Err(failure)) => Some(Err(failure)),

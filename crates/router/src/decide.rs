@@ -70,10 +70,15 @@ fn endpoint_id<S: serde::Serializer>(endpoint: &Arc<Endpoint>, serializer: S) ->
     serializer.serialize_str(&endpoint.id)
 }
 
-/// An upper estimate of the tokens of `bytes` of prompt text: English has about 4 characters a token, and texts in other
-/// scripts use more bytes for each.
-pub fn estimate_tokens(bytes: usize) -> u64 {
-    bytes as u64 / 3 + 16
+/// A high estimate of a request's input tokens: English has about 4 characters a token, and texts in other scripts use more
+/// bytes for each. A provider that counts more is booked as an overrun.
+pub fn estimate_tokens(request: &ChatRequest) -> u64 {
+    const MEDIA_PART_TOKENS: u64 = 1_500; // a picture behind a URL has few bytes and many tokens
+    let media = request.messages.iter().filter(|message| message.has_media()).map(|message| match &message.content {
+        Content::Parts(parts) => parts.iter().filter(|part| part.kind != "text").count() as u64,
+        _ => 0,
+    });
+    request.prompt_bytes() as u64 / 3 + 16 + media.sum::<u64>() * MEDIA_PART_TOKENS
 }
 
 /// Output tokens expected where there is no predictor.
@@ -92,7 +97,7 @@ pub fn decide(question: Question<'_>) -> Route {
         offer: question.offer.filter(|offer| offer.admissible).cloned(),
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
         difficulty: difficulty.map(f64::from),
-        input_tokens: estimate_tokens(request.prompt_bytes()),
+        input_tokens: estimate_tokens(request),
     };
     for model in question.models {
         let quality = difficulty.map(|difficulty| f64::from(probability(prior_ability(model), difficulty)));

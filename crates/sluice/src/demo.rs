@@ -108,7 +108,7 @@ async fn replay(mode: Mode, rows: &[Row], quality_min: f64, tick: impl Fn()) -> 
     for notice in started.notices.iter().filter(|notice| notice.contains("OFF")) {
         eprintln!("note: {notice}");
     }
-    let key = started.keys.as_ref().map(|keys| keys.virtual_key.clone()).unwrap_or_default();
+    let key = started.keys.as_ref().and_then(|keys| keys.virtual_key.clone()).unwrap_or_default();
     let gateway = serve(started, listener)?;
     let url = format!("http://{}/v1/chat/completions", gateway.address);
     let client = Outbound::new(DEADLINE).map_err(|error| Failure::Request(error.to_string()))?;

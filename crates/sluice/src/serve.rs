@@ -67,10 +67,11 @@ fn greet(started: &gateway::Started, address: std::net::SocketAddr) {
     if let Some(admin) = &keys.admin {
         println!("  operator's key  {admin}");
     }
-    println!("  virtual key     {}", keys.virtual_key);
+    let Some(virtual_key) = &keys.virtual_key else { return };
+    println!("  virtual key     {virtual_key}");
     println!("\nTry it:\n");
     println!("  curl http://{address}/v1/chat/completions \\");
-    println!("    -H 'Authorization: Bearer {}' \\", keys.virtual_key);
+    println!("    -H 'Authorization: Bearer {virtual_key}' \\");
     println!("    -H 'Content-Type: application/json' \\");
     println!("    -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n");
 }

@@ -111,7 +111,7 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     let database = Database::open(&path).await.expect("a database");
     let (writer, _writing) = Writer::start(database.clone());
     let (ledger, keys) = Ledger::open(database.clone(), writer.clone(), Some("a")).await.expect("a ledger");
-    let key = keys.expect("the first start").virtual_key;
+    let key = keys.and_then(|keys| keys.virtual_key).expect("the first start");
     let hash = ledger.authenticate(&key).await.expect("a caller").account.hash.clone();
     let open = Reservation {
         generation_id: "gen-open".into(),

@@ -104,8 +104,8 @@ impl Stack {
         let config = file.check(|_| None, None).unwrap_or_else(|error| panic!("{error}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let started = App::start(config, Some(ADMIN)).await.expect("a gateway");
-        if let Some(keys) = &started.keys {
-            self.key = keys.virtual_key.clone();
+        if let Some(key) = started.keys.as_ref().and_then(|keys| keys.virtual_key.clone()) {
+            self.key = key;
         }
         self.gateway = Some(serve(started, listener).expect("serving"));
     }

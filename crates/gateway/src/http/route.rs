@@ -18,11 +18,10 @@ pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Bo
     let body = read_body(&app, body).await?;
     let request = super::chat::read_request(&body, &headers)?;
     let asked = pipeline::resolve(&app, caller, request, started)?;
-    let exact = app.cache.exact(&asked.fingerprint).filter(|_| asked.reads_cache());
-    let (offer, no_vector) = match relay::offer(&app, &asked).await {
-        Ok(offer) => (offer, None),
-        Err(reason) => (None, Some(reason)),
-    };
+    let exact = app.cache.exact(&asked.fingerprint).filter(|entry| asked.reads_cache() && asked.fits(entry));
+    let vector = relay::embed(&app, &asked).await;
+    let (offer, _) = relay::offer(&app, &asked, vector.as_deref().ok()).await;
+    let no_vector = vector.err();
     let route = relay::route(&app, &asked, offer.as_ref());
     let mut explained = relay::trace(&asked, &route, offer.as_ref(), no_vector);
     explained["cache"]["exact"] = json!(exact.map(|entry| entry.id.clone()));

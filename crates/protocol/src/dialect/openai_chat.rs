@@ -130,7 +130,7 @@ pub fn encode_event(event: &impl serde::Serialize) -> Result<String, serde_json:
     Ok(format!("data: {}\n\n", serde_json::to_string(event)?))
 }
 
-/// The end of every stream that ended well or with an in-band error.
+/// The end of every stream that ended well; a stream that ends with an error has none.
 pub const DONE: &str = "data: [DONE]\n\n";
 
 #[cfg(test)]
