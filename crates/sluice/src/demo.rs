@@ -196,7 +196,7 @@ fn share(rows: &[Row], kind: &str) -> f64 {
 fn print(rows: &[Row], reports: &[(Mode, Report)], quality_min: f64) {
     println!(
         "{} requests: {:.0} % unique, {:.0} % paraphrases, {:.0} % repeats, {:.0} % traps; answers and scores are written \
-         by hand, prices are those of the simulator; policy: keep {quality_min} of sim/large's expected quality",
+         for the demo, prices are those of the simulator; policy: keep {quality_min} of sim/large's expected quality",
         rows.len(),
         share(rows, "unique"),
         share(rows, "paraphrase"),

@@ -1,4 +1,4 @@
-//! The guard and the threshold on pairs written by hand for this purpose: paraphrases and traps.
+//! The guard and the threshold on pairs written for this purpose: paraphrases and traps.
 
 use cache::{Guard, decide};
 use embedding::Embedder;
@@ -60,7 +60,7 @@ async fn no_trap_is_served_and_enough_paraphrases_are() {
     assert!(paraphrases >= 50 && hits * 100 >= paraphrases * 40, "{hits} of {paraphrases}");
 }
 
-/// Written by others after the rules were; figures in docs/semantic-cache.md. At most one trap in a hundred may pass.
+/// Written independently after the rules were; figures in docs/semantic-cache.md. At most one trap in a hundred may pass.
 #[tokio::test]
 async fn pairs_the_rules_have_not_seen_are_judged_nearly_as_safely() {
     let served = served(HELD_OUT).await;
