@@ -1,7 +1,6 @@
 //! The architecture, held by a test: which crate may use which, who owns a heavy dependency, how files begin and how long
-//! they and their functions may be.
+//! they may be; clippy measures functions (.clippy.toml).
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +49,6 @@ const OWNERS: [(&str, &[&str]); 9] = [
 ];
 
 const FILE_LINES_MAX: usize = 500;
-const FUNCTION_LINES_MAX: usize = 80;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -122,33 +120,4 @@ fn every_file_says_what_it_is_for_and_stays_short() {
         let lines = text.split("#[cfg(test)]").next().unwrap_or("").lines().count();
         assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines: two nouns in one file?", path.display());
     }
-}
-
-#[test]
-fn functions_stay_short() {
-    let mut long: BTreeMap<String, usize> = BTreeMap::new();
-    for (path, text) in sources() {
-        let lines: Vec<&str> = text.lines().collect();
-        for (at, line) in lines.iter().enumerate() {
-            let bare = line.trim_start();
-            let begins = [
-                "fn ",
-                "pub fn ",
-                "pub(crate) fn ",
-                "pub(super) fn ",
-                "async fn ",
-                "pub async fn ",
-                "pub(crate) async fn ",
-                "pub(super) async fn ",
-            ];
-            if begins.iter().any(|begin| bare.starts_with(begin)) {
-                let indent = &line[..line.len() - bare.len()];
-                let end = lines[at..].iter().position(|line| *line == format!("{indent}}}")).unwrap_or(0);
-                if end > FUNCTION_LINES_MAX {
-                    long.insert(format!("{}:{}", path.display(), at + 1), end);
-                }
-            }
-        }
-    }
-    assert!(long.is_empty(), "functions over {FUNCTION_LINES_MAX} lines: {long:#?}");
 }
