@@ -4,7 +4,7 @@ use protocol::{ChatRequest, Message, Role};
 use serde::Deserialize;
 
 /// The `[cache]` table.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
     #[serde(default)]
@@ -14,7 +14,7 @@ pub struct CacheConfig {
 }
 
 /// The `[cache.exact]` table.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExactConfig {
     pub enabled: bool,
@@ -31,7 +31,7 @@ impl Default for ExactConfig {
 }
 
 /// The `[cache.semantic]` table.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SemanticConfig {
     pub enabled: bool,

@@ -49,6 +49,13 @@ pub struct EndpointConfig {
     /// Request fields that the endpoint refuses; they are not sent.
     #[serde(default)]
     pub rejects: Vec<String>,
+    /// The endpoint's own deadlines, where they differ from its provider's.
+    #[serde(default)]
+    pub first_token_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub idle_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub total_timeout_ms: Option<u64>,
 }
 
 /// What a request may need of an endpoint beyond text.

@@ -30,6 +30,10 @@ pub struct Endpoint {
     pub max_tokens_field: String,
     pub abilities: Vec<AbilityName>,
     pub rejects: Vec<String>,
+    /// In place of the provider's.
+    pub first_token_timeout_ms: Option<u64>,
+    pub idle_timeout_ms: Option<u64>,
+    pub total_timeout_ms: Option<u64>,
 }
 
 /// What is wrong with a model's table; the position is a byte range of the file it was read from.
@@ -96,6 +100,9 @@ impl Catalog {
                 max_tokens_field: endpoint.max_tokens_field.clone(),
                 abilities: endpoint.abilities.clone(),
                 rejects: endpoint.rejects.clone(),
+                first_token_timeout_ms: endpoint.first_token_timeout_ms,
+                idle_timeout_ms: endpoint.idle_timeout_ms,
+                total_timeout_ms: endpoint.total_timeout_ms,
             });
         }
         if errors.is_empty() {

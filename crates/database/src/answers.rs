@@ -43,7 +43,7 @@ impl CacheFile {
     /// # Errors
     /// When it cannot be made, or its schema is newer than this binary.
     pub async fn open(path: &Path) -> Result<Self, DatabaseError> {
-        let (write, read) = open_pools(path, &CACHE).await?;
+        let (write, read) = open_pools(path, &CACHE, None).await?;
         Ok(Self { write, read })
     }
 

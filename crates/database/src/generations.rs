@@ -1,9 +1,10 @@
 //! Reservations and settled generations: the two writes of every request.
 
 use crate::connection::{Database, DatabaseError};
+use serde::{Deserialize, Serialize};
 
 /// Money set aside before an upstream call.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, Deserialize)]
 pub struct Reservation {
     pub generation_id: String,
     pub tenant_id: String,
@@ -14,13 +15,13 @@ pub struct Reservation {
 }
 
 /// The one record of a request: what it asked, what served it, what it cost and why.
-#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow, Serialize, Deserialize)]
 pub struct Generation {
     pub id: String,
     pub tenant_id: String,
     pub key_hash: String,
     pub created_ms: i64,
-    /// `served`, `failed`, `cancelled` or `unconfirmed`.
+    /// `served`, `failed`, `cancelled`, `unconfirmed` or, once that is closed, `reconciled`.
     pub state: String,
     pub model_asked: String,
     pub model: String,
@@ -44,6 +45,8 @@ pub struct Generation {
     pub overrun_nano: i64,
     pub saved_nano: i64,
     pub latency_ms: i64,
+    /// Time it waited for an endpoint at its limit.
+    pub queue_ms: i64,
     pub finish_reason: String,
     pub end_user: String,
     /// JSON list of tries.
@@ -56,10 +59,10 @@ pub struct Generation {
 const INSERT_GENERATION: &str =
     "INSERT INTO generations (id, tenant_id, key_hash, created_ms, state, model_asked, model,
     endpoint, provider, policy, streamed, cache, cache_source, input_tokens, cache_read_tokens, output_tokens,
-    reasoning_tokens, estimated, reserved_nano, upstream_nano, charged_nano, overrun_nano, saved_nano, latency_ms,
+    reasoning_tokens, estimated, reserved_nano, upstream_nano, charged_nano, overrun_nano, saved_nano, latency_ms, queue_ms,
     finish_reason, end_user, attempts, reasons, failure)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-    $24, $25, $26, $27, $28, $29)";
+    $24, $25, $26, $27, $28, $29, $30)";
 
 impl Database {
     /// Writes reservations and settlements in one transaction: all of them or none.
@@ -73,9 +76,7 @@ impl Database {
                 "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms)
                  VALUES ($1, $2, $3, $4, $5, $6)",
             );
-            let query = query.bind(&reservation.generation_id).bind(&reservation.tenant_id).bind(&reservation.key_hash);
-            let query = query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms);
-            query.execute(&mut *transaction).await?;
+            bound(query, reservation).execute(&mut *transaction).await?;
         }
         for generation in settled {
             insert(&mut transaction, generation).await?;
@@ -84,37 +85,40 @@ impl Database {
         Ok(())
     }
 
-    /// Settles what a crash left open: each reservation becomes a generation `unconfirmed`, charged at what was
-    /// reserved. Returns how many there were.
+    /// Books a journal: what the database knows already is left as it is.
     ///
     /// # Errors
-    /// When the database refuses.
-    pub async fn settle_unconfirmed(&self) -> Result<usize, DatabaseError> {
+    /// When the database refuses; then nothing of it is stored.
+    pub async fn replay(&self, reservations: &[Reservation], settled: &[Generation]) -> Result<(), DatabaseError> {
         let mut transaction = self.write.begin().await?;
-        let open: Vec<Reservation> = sqlx::query_as("SELECT * FROM reservations").fetch_all(&mut *transaction).await?;
-        for reservation in &open {
-            let generation = Generation {
-                id: reservation.generation_id.clone(),
-                tenant_id: reservation.tenant_id.clone(),
-                key_hash: reservation.key_hash.clone(),
-                created_ms: reservation.created_ms,
-                state: "unconfirmed".to_owned(),
-                model_asked: reservation.model.clone(),
-                model: reservation.model.clone(),
-                cache: "miss".to_owned(),
-                estimated: true,
-                reserved_nano: reservation.nano,
-                upstream_nano: reservation.nano,
-                charged_nano: reservation.nano,
-                attempts: "[]".to_owned(),
-                reasons: "{}".to_owned(),
-                failure: "the gateway ended before this request was settled".to_owned(),
-                ..Generation::default()
-            };
-            insert(&mut transaction, &generation).await?;
+        for reservation in reservations {
+            let query = sqlx::query(
+                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms)
+                 SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT 1 FROM generations WHERE id = $1)
+                 ON CONFLICT DO NOTHING",
+            );
+            bound(query, reservation).execute(&mut *transaction).await?;
+        }
+        for generation in settled {
+            let known = sqlx::query("SELECT 1 FROM generations WHERE id = $1").bind(&generation.id);
+            if known.fetch_optional(&mut *transaction).await?.is_none() {
+                insert(&mut transaction, generation).await?;
+            }
         }
         transaction.commit().await?;
-        Ok(open.len())
+        Ok(())
+    }
+
+    /// Proves that the database takes writes.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check_writable(&self) -> Result<(), DatabaseError> {
+        let mut transaction = self.write.begin().await?;
+        let touched = "UPDATE tenants SET name = name WHERE id = (SELECT id FROM tenants LIMIT 1)";
+        sqlx::query(touched).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// Finds a generation of a tenant.
@@ -144,7 +148,14 @@ impl Database {
     }
 }
 
-async fn insert(
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn bound<'q>(query: Query<'q>, reservation: &'q Reservation) -> Query<'q> {
+    let query = query.bind(&reservation.generation_id).bind(&reservation.tenant_id).bind(&reservation.key_hash);
+    query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms)
+}
+
+pub(crate) async fn insert(
     transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
     generation: &Generation,
 ) -> Result<(), DatabaseError> {
@@ -174,6 +185,7 @@ async fn insert(
         .bind(g.overrun_nano)
         .bind(g.saved_nano)
         .bind(g.latency_ms)
+        .bind(g.queue_ms)
         .bind(&g.finish_reason)
         .bind(&g.end_user)
         .bind(&g.attempts)

@@ -16,6 +16,12 @@ pub struct KeyRow {
     pub disabled: bool,
     pub created_ms: i64,
     pub updated_ms: i64,
+    /// The highest is served first when an endpoint is at its limit.
+    pub priority: i64,
+    /// Sum of corrections made after settlement.
+    pub adjusted_nano: i64,
+    /// Its tenant's share of the turns beside other tenants.
+    pub tenant_weight: i64,
 }
 
 impl Database {
@@ -25,11 +31,12 @@ impl Database {
     /// When the database refuses, as for an unknown tenant.
     pub async fn insert_key(&self, key: &KeyRow) -> Result<(), DatabaseError> {
         let query = sqlx::query(
-            "INSERT INTO keys (hash, tenant_id, name, label, limit_nano, usage_nano, disabled, created_ms, updated_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO keys (hash, tenant_id, name, label, limit_nano, usage_nano, disabled, created_ms, updated_ms,
+             priority) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         );
         let query = query.bind(&key.hash).bind(&key.tenant_id).bind(&key.name).bind(&key.label).bind(key.limit_nano);
         let query = query.bind(key.usage_nano).bind(key.disabled).bind(key.created_ms).bind(key.updated_ms);
+        let query = query.bind(key.priority);
         query.execute(&self.write).await?;
         Ok(())
     }
@@ -39,7 +46,7 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn key(&self, hash: &str) -> Result<Option<KeyRow>, DatabaseError> {
-        let query = sqlx::query_as("SELECT * FROM keys WHERE hash = $1");
+        let query = sqlx::query_as("SELECT * FROM weighted_keys WHERE hash = $1");
         Ok(query.bind(hash).fetch_optional(&self.read).await?)
     }
 
@@ -48,7 +55,8 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn keys(&self, tenant_id: Option<&str>) -> Result<Vec<KeyRow>, DatabaseError> {
-        let query = sqlx::query_as("SELECT * FROM keys WHERE $1 IS NULL OR tenant_id = $1 ORDER BY created_ms, hash");
+        let query =
+            sqlx::query_as("SELECT * FROM weighted_keys WHERE $1 IS NULL OR tenant_id = $1 ORDER BY created_ms, hash");
         Ok(query.bind(tenant_id).fetch_all(&self.read).await?)
     }
 
@@ -57,7 +65,7 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn keys_updated_since(&self, updated_ms: i64) -> Result<Vec<KeyRow>, DatabaseError> {
-        let query = sqlx::query_as("SELECT * FROM keys WHERE updated_ms >= $1");
+        let query = sqlx::query_as("SELECT * FROM weighted_keys WHERE updated_ms >= $1");
         Ok(query.bind(updated_ms).fetch_all(&self.read).await?)
     }
 

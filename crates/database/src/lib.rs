@@ -5,10 +5,11 @@ mod answers;
 mod connection;
 mod generations;
 mod keys;
+mod reconcile;
 mod tenants;
 
 pub use answers::{CacheFile, StoredAnswer};
-pub use connection::{Database, DatabaseConfig, DatabaseError, cache_path, sqlite_path};
+pub use connection::{Database, DatabaseConfig, DatabaseError, Durability, cache_path, journal_path, sqlite_path};
 pub use generations::{Generation, Reservation};
 pub use keys::KeyRow;
 pub use sqlx::Error as SqlError;

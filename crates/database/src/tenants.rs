@@ -8,6 +8,8 @@ pub struct TenantRow {
     pub id: String,
     pub name: String,
     pub created_ms: i64,
+    /// Share of the turns beside other tenants, when an endpoint is at its limit.
+    pub weight: i64,
 }
 
 impl Database {
@@ -16,9 +18,11 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn insert_tenant(&self, tenant: &TenantRow) -> Result<bool, DatabaseError> {
-        let query =
-            sqlx::query("INSERT INTO tenants (id, name, created_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
-        let done = query.bind(&tenant.id).bind(&tenant.name).bind(tenant.created_ms).execute(&self.write).await?;
+        let query = sqlx::query(
+            "INSERT INTO tenants (id, name, created_ms, weight) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        );
+        let query = query.bind(&tenant.id).bind(&tenant.name).bind(tenant.created_ms).bind(tenant.weight);
+        let done = query.execute(&self.write).await?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -27,7 +31,7 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn tenant(&self, id: &str) -> Result<Option<TenantRow>, DatabaseError> {
-        let query = sqlx::query_as("SELECT id, name, created_ms FROM tenants WHERE id = $1");
+        let query = sqlx::query_as("SELECT id, name, created_ms, weight FROM tenants WHERE id = $1");
         Ok(query.bind(id).fetch_optional(&self.read).await?)
     }
 

@@ -2,18 +2,22 @@
 
 use crate::config::Config;
 use crate::flight::Flights;
+use crate::pressure::Pressure;
+use axum::extract::FromRef;
 use cache::Cache;
-use database::{CacheFile, Database, DatabaseError, cache_path, sqlite_path};
+use catalog::NanoUsd;
+use database::{CacheFile, Database, DatabaseError, Durability, cache_path, journal_path, sqlite_path};
 use embedding::{Embedder, EmbeddingError};
-use ledger::{Ledger, StartKeys, Writer};
+use ledger::{Journal, Ledger, StartKeys, Writer};
 use providers::Upstreams;
 use router::{Predictor, PredictorError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
-/// A gateway's configuration and state; clones share them.
+/// One request's view of the gateway: a configuration that does not change under it, and the state that all share.
 #[derive(Debug, Clone)]
 pub struct App {
     pub(crate) config: Arc<Config>,
@@ -23,9 +27,41 @@ pub struct App {
     pub(crate) embedder: Option<Embedder>,
     pub(crate) predictor: Option<Arc<Predictor>>,
     pub(crate) flights: Flights,
+    pub(crate) pressure: Arc<Pressure>,
     pub(crate) stopping: Arc<AtomicBool>,
+    /// Cancelled at the end of the grace time: streams still open say that they end.
+    pub(crate) closing: CancellationToken,
     /// Why a part is off, by the part's name; shown at start and in `/ready`.
     pub(crate) degraded: Arc<Vec<(&'static str, String)>>,
+}
+
+/// The running gateway: hands each request the configuration of the moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    app: App,
+    config: Arc<RwLock<Arc<Config>>>,
+}
+
+impl Live {
+    pub(crate) fn new(app: App) -> Self {
+        let config = Arc::new(RwLock::new(Arc::clone(&app.config)));
+        Self { app, config }
+    }
+
+    /// Swaps the configuration. What is bound to sockets, files and memory stays; its tables are returned.
+    pub(crate) fn swap(&self, mut new: Config) -> Vec<&'static str> {
+        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let left = new.keep_fixed(&current);
+        *current = Arc::new(new);
+        left
+    }
+}
+
+impl FromRef<Live> for App {
+    fn from_ref(live: &Live) -> Self {
+        let config = Arc::clone(&live.config.read().unwrap_or_else(PoisonError::into_inner));
+        Self { config, ..live.app.clone() }
+    }
 }
 
 /// A gateway that is ready to listen.
@@ -51,8 +87,8 @@ pub enum StartError {
     InUse { path: PathBuf },
     #[error("cannot lock {path}: {source}")]
     Lock { path: PathBuf, source: std::io::Error },
-    #[error("the outbound client cannot be set up: {0}")]
-    Client(String),
+    #[error("cannot open {path}: {source}")]
+    Journal { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Predictor(#[from] PredictorError),
 }
@@ -66,37 +102,43 @@ impl App {
     pub async fn start(config: Config, admin_key: Option<&str>) -> Result<Started, StartError> {
         let path = sqlite_path(&config.database.url).unwrap_or_else(|| PathBuf::from("data/sluice.db"));
         let lock = take_lock(&path)?;
-        let database = Database::open(&path).await?;
-        let (writer, writing) = Writer::start(database.clone());
+        let database = Database::open_with(&path, &config.database).await?;
+        let journal = open_journal(&path, config.database.durability)?;
+        let outage_spend_max = NanoUsd::from_usd(config.database.outage_spend_max_usd).unwrap_or_default();
+        let (writer, writing) = Writer::start(database.clone(), journal, outage_spend_max).await?;
         let (ledger, keys) = Ledger::open(database, writer, admin_key).await?;
         let mut degraded = Vec::new();
         let embedder = start_embedder(&config, &mut degraded).await;
         let cache = open_cache(&config, &path, embedder.as_ref(), &mut degraded).await?;
-        let upstreams = Upstreams::new(config.providers.iter().cloned());
         let mut notices = config.notices.clone();
         notices.extend(degraded.iter().map(|(part, reason)| format!("{part} is OFF: {reason}")));
         let app = Self {
-            upstreams: upstreams.map_err(|error| StartError::Client(error.to_string()))?,
+            upstreams: Upstreams::default(),
             predictor: Some(Arc::new(Predictor::shipped()?)),
             config: Arc::new(config),
             ledger,
             cache,
             embedder,
             flights: Flights::default(),
+            pressure: Pressure::start(),
             stopping: Arc::new(AtomicBool::new(false)),
+            closing: CancellationToken::new(),
             degraded: Arc::new(degraded),
         };
         Ok(Started { app, keys, notices, writer: writing, _lock: lock })
     }
 
     /// Makes `/ready` answer 503 from now on.
-    pub fn stop_soon(&self) {
+    pub(crate) fn stop_soon(&self) {
         self.stopping.store(true, Ordering::Release);
     }
 }
 
-/// Two gateways on one file would settle each other's open requests, so the second must not start.
-fn take_lock(path: &Path) -> Result<std::fs::File, StartError> {
+/// Holds the money file for this process: two gateways on one file would settle each other's open requests.
+///
+/// # Errors
+/// When another process holds it.
+pub fn take_lock(path: &Path) -> Result<std::fs::File, StartError> {
     let lock_path = path.with_extension("lock");
     let failed = |source| StartError::Lock { path: lock_path.clone(), source };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -108,6 +150,11 @@ fn take_lock(path: &Path) -> Result<std::fs::File, StartError> {
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse { path: path.to_owned() }),
         Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+fn open_journal(money: &Path, durability: Durability) -> Result<Journal, StartError> {
+    let path = journal_path(money);
+    Journal::open(&path, durability == Durability::Power).map_err(|source| StartError::Journal { path, source })
 }
 
 async fn start_embedder(config: &Config, degraded: &mut Vec<(&'static str, String)>) -> Option<Embedder> {

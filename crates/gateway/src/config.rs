@@ -8,7 +8,7 @@ use cache::CacheConfig;
 use catalog::{Catalog, Model, ModelConfig, Page, builtin_pages};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
-use providers::{Kind, KnownProvider, Provider, ProviderConfig, Secret, known_providers};
+use providers::{ExecutionConfig, Kind, KnownProvider, Provider, ProviderConfig, Providers, Secret, known_providers};
 use router::{Policy, PolicyConfig};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -21,17 +21,28 @@ pub const AUTO: &str = "auto";
 pub const SIMULATED: &str = "simulated";
 
 /// The `[server]` table.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     pub listen: String,
     /// The environment variable that holds the operator's key; unset, a key is generated at the first start.
     pub admin_key_env: String,
     pub body_bytes_max: usize,
+    /// A body that comes more slowly, after the first `header_timeout_ms`, is given up.
+    pub body_bytes_per_second_min: u64,
+    /// At most half of the descriptors that the process may open.
     pub connections_max: usize,
+    /// Requests under way at once; more are shed.
+    pub requests_max: usize,
+    /// Requests are shed while the gateway's own timers are later than this.
+    pub lag_max_ms: u64,
     /// A client must have sent its request's headers by then.
     pub header_timeout_ms: u64,
-    /// Streams may finish for this long after a stop signal.
+    /// A client that takes no byte of its answer for this long is left.
+    pub client_stall_timeout_ms: u64,
+    /// After a stop signal `/ready` says no at once, and connections are still accepted for this long.
+    pub stop_delay_ms: u64,
+    /// Streams may finish for this long after that.
     pub shutdown_grace_ms: u64,
 }
 
@@ -41,8 +52,13 @@ impl Default for ServerConfig {
             listen: "127.0.0.1:8080".to_owned(),
             admin_key_env: "SLUICE_ADMIN_KEY".to_owned(),
             body_bytes_max: 32 * 1024 * 1024,
+            body_bytes_per_second_min: 1_024,
             connections_max: 10_000,
+            requests_max: 5_000,
+            lag_max_ms: 200,
             header_timeout_ms: 10_000,
+            client_stall_timeout_ms: 60_000,
+            stop_delay_ms: 5_000,
             shutdown_grace_ms: 30_000,
         }
     }
@@ -57,6 +73,8 @@ struct Tables {
     database: DatabaseConfig,
     #[serde(default)]
     embedding: EmbeddingConfig,
+    #[serde(default)]
+    execution: ExecutionConfig,
     #[serde(default)]
     providers: BTreeMap<String, ProviderConfig>,
     #[serde(default)]
@@ -83,12 +101,46 @@ pub struct Config {
     pub embedding: EmbeddingConfig,
     pub cache: CacheConfig,
     pub catalog: Catalog,
-    pub providers: Vec<Provider>,
+    pub execution: ExecutionConfig,
+    pub providers: Providers,
     pub policies: BTreeMap<String, Arc<Policy>>,
     /// Model names to which a policy is attached.
     pub attached: HashMap<String, String>,
     /// What an operator should know at the start.
     pub notices: Vec<String>,
+}
+
+impl Config {
+    /// Takes over from a running configuration what is bound to sockets, files and memory, and returns the tables where
+    /// this one wanted something else.
+    pub(crate) fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
+        let mut left = Vec::new();
+        if self.server != running.server {
+            left.push("server");
+            self.server = running.server.clone();
+        }
+        if self.database != running.database {
+            left.push("database");
+            self.database = running.database.clone();
+        }
+        if self.embedding != running.embedding {
+            left.push("embedding");
+            self.embedding = running.embedding.clone();
+        }
+        if self.cache != running.cache {
+            left.push("cache");
+            self.cache = running.cache.clone();
+        }
+        left
+    }
+}
+
+/// Descriptors that the process may open; a guess where the system does not say.
+fn descriptors() -> usize {
+    const USUAL: usize = 1_024;
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|soft| soft.parse().ok()).unwrap_or(USUAL)
 }
 
 impl ConfigFile {
@@ -147,8 +199,20 @@ impl ConfigFile {
         let providers = self.providers(&environment, simulator, &mut mistakes, &mut notices);
         let catalog = self.catalog(&providers, &mut mistakes);
         let (policies, attached) = self.policies(&catalog, &mut mistakes, &mut notices);
-        if self.tables.server.connections_max == 0 {
-            mistakes.push(Mistake::new(0..0, "server.connections_max", "0; allow at least 1 connection"));
+        let limits = [
+            ("server.connections_max", self.tables.server.connections_max),
+            ("server.requests_max", self.tables.server.requests_max),
+        ];
+        for (field, _) in limits.iter().filter(|(_, limit)| *limit == 0) {
+            mistakes.push(Mistake::new(0..0, *field, "0; allow at least 1"));
+        }
+        for (field, problem) in self.tables.execution.mistakes() {
+            mistakes.push(Mistake::new(0..0, field, problem));
+        }
+        let outage = self.tables.database.outage_spend_max_usd;
+        if !(0.0..1e9).contains(&outage) {
+            let problem = format!("{outage}; use dollars, 0 or more");
+            mistakes.push(Mistake::new(0..0, "database.outage_spend_max_usd", problem));
         }
         if database::sqlite_path(&self.tables.database.url).is_none() {
             let problem = format!("`{}` is not of the form sqlite://PATH", self.tables.database.url);
@@ -161,8 +225,10 @@ impl ConfigFile {
         if !mistakes.is_empty() {
             return Err(ConfigError::mistakes(&self.name, &self.text, mistakes));
         }
-        let Tables { server, database, embedding, cache, .. } = self.tables;
-        Ok(Config { server, database, embedding, cache, catalog, providers, policies, attached, notices })
+        let Tables { mut server, database, embedding, cache, execution, .. } = self.tables;
+        server.connections_max = server.connections_max.min(descriptors() / 2);
+        let providers = providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
+        Ok(Config { server, database, embedding, cache, catalog, execution, providers, policies, attached, notices })
     }
 
     fn providers(
@@ -181,7 +247,7 @@ impl ConfigFile {
                     }
                     providers.push(provider);
                 }
-                Err(error) => mistakes.push(Mistake::new(error.span, error.field, error.problem)),
+                Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
             }
         }
         for (known, credential) in found(environment) {

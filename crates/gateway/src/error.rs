@@ -5,9 +5,10 @@ use axum::response::{IntoResponse, Response};
 use catalog::UnknownModel;
 use ledger::NotEnough;
 use protocol::FieldError;
-use providers::{Failure, FailureKind};
+use providers::{Failure, FailureKind, Refusal};
 use router::Rejected;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Everything that can go wrong with a request, as its client sees it.
 #[derive(Debug, Clone)]
@@ -34,8 +35,18 @@ pub(crate) enum Error {
         failure: Failure,
         attempts: usize,
     },
-    /// All slots are taken.
+    /// Nobody may be called now: limits, or failures.
+    Refused(Refusal),
+    /// The gateway itself has too much to do.
     Overloaded,
+    /// A body came too slowly.
+    SlowBody,
+    /// A packed body.
+    Encoded(String),
+    /// Nobody read the answer; nobody reads this either, but the record.
+    ClientStalled,
+    /// The grace time after a stop signal is over.
+    Stopping,
     StorageFull,
     /// A store of ours does not answer.
     Unavailable,
@@ -73,7 +84,14 @@ impl Error {
                 metadata.push(("attempts", json!(attempts)));
                 retry_after_s = failure.retry_after.map(|wait| wait.as_secs());
             }
-            Self::Overloaded | Self::StorageFull | Self::Unavailable => retry_after_s = Some(1),
+            Self::Refused(refusal) => {
+                if let Refusal::AtLimit { limit, waited, .. } = refusal {
+                    metadata.push(("limit", json!(limit.as_str())));
+                    metadata.push(("queue_ms", json!(waited.as_millis() as u64)));
+                }
+                retry_after_s = Some(retry_after(refusal).as_millis().div_ceil(1_000).max(1) as u64);
+            }
+            Self::Overloaded | Self::StorageFull | Self::Unavailable | Self::Stopping => retry_after_s = Some(1),
             _ => {}
         }
         Rendered { status, error_type, message, metadata, retry_after_s }
@@ -107,10 +125,29 @@ impl Error {
                 "only the cache was asked and it has no answer".to_owned(),
             ),
             Self::Upstream { failure, attempts } => upstream(failure, *attempts),
+            Self::Refused(refusal) => refused(refusal),
             Self::Overloaded => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "server",
                 "too many requests are under way; try again in a second".to_owned(),
+            ),
+            Self::SlowBody => (
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                "the body came too slowly; send it at once, or lower server.body_bytes_per_second_min".to_owned(),
+            ),
+            Self::Encoded(encoding) => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "invalid_request",
+                format!("content-encoding: `{encoding}` is not read; send the body as it is"),
+            ),
+            Self::ClientStalled => {
+                (StatusCode::REQUEST_TIMEOUT, "timeout", "the client stopped reading its answer".to_owned())
+            }
+            Self::Stopping => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server",
+                "the gateway was stopped before the answer was complete; send the request again".to_owned(),
             ),
             Self::StorageFull => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -138,6 +175,41 @@ impl Error {
     }
 }
 
+fn retry_after(refusal: &Refusal) -> Duration {
+    match refusal {
+        Refusal::AtLimit { retry_after, .. }
+        | Refusal::QueueFull { retry_after }
+        | Refusal::Failing { retry_after } => *retry_after,
+    }
+}
+
+fn refused(refusal: &Refusal) -> (StatusCode, &'static str, String) {
+    match refusal {
+        Refusal::AtLimit { limit, waited, .. } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            format!(
+                "every capable endpoint is at its limit ({}); waited {} ms; try again later or allow another provider",
+                limit.as_str(),
+                waited.as_millis()
+            ),
+        ),
+        Refusal::QueueFull { .. } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            "every capable endpoint is at its limit and the queue is full (execution.queue_requests_max)".to_owned(),
+        ),
+        Refusal::Failing { retry_after } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "provider_unavailable",
+            format!(
+                "every capable endpoint has been failing; the next is tried in {} s",
+                retry_after.as_millis().div_ceil(1_000)
+            ),
+        ),
+    }
+}
+
 fn unknown_model(unknown: &UnknownModel) -> String {
     match unknown.nearest.as_slice() {
         [] => format!("{unknown}; GET /v1/models lists all"),
@@ -154,7 +226,7 @@ fn none_capable(rejected: &[Rejected]) -> String {
 /// An upstream's refusal of the request is the client's to mend; everything else is ours and never 401 or 403.
 fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, String) {
     let provider = &failure.provider;
-    let tried = if attempts > 1 { format!(" ({attempts} endpoints tried)") } else { String::new() };
+    let tried = if attempts > 1 { format!(" ({attempts} attempts)") } else { String::new() };
     match failure.kind {
         FailureKind::Refused => {
             (StatusCode::BAD_REQUEST, "invalid_request", format!("{provider} refused the request: {}", failure.message))
@@ -167,6 +239,11 @@ fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, St
         FailureKind::Timeout => {
             (StatusCode::REQUEST_TIMEOUT, "timeout", format!("{provider}: {}{tried}", failure.message))
         }
+        FailureKind::Overloaded => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "provider_overloaded",
+            format!("{provider} has too much to do{tried}; try again later or allow another provider"),
+        ),
         FailureKind::NoSuchModel => {
             (StatusCode::BAD_GATEWAY, "provider_unavailable", format!("{provider} does not serve this model{tried}"))
         }

@@ -8,21 +8,26 @@ mod models;
 mod route;
 mod tenants;
 
-use crate::app::App;
+use crate::app::{App, Live};
 use crate::error::Error;
 use crate::telemetry;
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use futures_util::StreamExt;
+use protocol::FieldError;
 use serde::de::DeserializeOwned;
+use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
 use tower_http::catch_panic::CatchPanicLayer;
 
 /// All routes of the gateway.
-pub(crate) fn routes(app: App) -> Router {
-    let api = Router::new()
+pub(crate) fn routes(live: Live) -> Router {
+    let api = Router::<Live>::new()
         .route("/chat/completions", post(chat::complete))
         .route("/models", get(models::list))
         .route("/generation", get(generation::get))
@@ -39,7 +44,7 @@ pub(crate) fn routes(app: App) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(CatchPanicLayer::custom(panicked))
-        .with_state(app)
+        .with_state(live)
 }
 
 async fn no_such_path(request: Request) -> Error {
@@ -57,26 +62,40 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
     Error::Internal { id: "panicked".to_owned() }.into_response()
 }
 
-/// Reads a body up to the configured size.
-async fn read_body(app: &App, body: Body) -> Result<Bytes, Error> {
-    let bytes_max = app.config.server.body_bytes_max;
-    to_bytes(body, bytes_max).await.map_err(|error| {
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(this) = cause {
-            if this.to_string().contains("length limit exceeded") {
-                return Error::BodyTooLarge { bytes_max };
-            }
-            cause = this.source();
+/// Reads a body up to the configured size, as long as it comes fast enough.
+async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
+    let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or("identity");
+    if !encoding.eq_ignore_ascii_case("identity") {
+        return Err(Error::Encoded(encoding.chars().take(40).collect()));
+    }
+    let server = &app.config.server;
+    let bytes_max = server.body_bytes_max;
+    let stated = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if stated.is_some_and(|bytes| bytes > bytes_max) {
+        return Err(Error::BodyTooLarge { bytes_max });
+    }
+    let begun = Instant::now();
+    let mut pieces = body.into_data_stream();
+    // In one piece, so that a large prompt is held once.
+    let mut all = Vec::with_capacity(stated.unwrap_or(0).min(bytes_max));
+    loop {
+        // What has come buys time for what is to come.
+        let earned = Duration::from_millis(1_000 * all.len() as u64 / server.body_bytes_per_second_min.max(1));
+        let by = begun + Duration::from_millis(server.header_timeout_ms) + earned;
+        let piece = timeout_at(by.into(), pieces.next()).await.map_err(|_| Error::SlowBody)?;
+        let Some(piece) = piece else { return Ok(Bytes::from(all)) };
+        let piece = piece.map_err(|_| FieldError::new("body", "the connection ended inside it"))?;
+        if all.len() + piece.len() > bytes_max {
+            return Err(Error::BodyTooLarge { bytes_max });
         }
-        Error::BadRequest(protocol::FieldError::new("body", "the connection ended inside it"))
-    })
+        all.extend_from_slice(&piece);
+    }
 }
 
 /// Reads a JSON body; unknown fields are refused by the types themselves.
-async fn read_json<T: DeserializeOwned>(app: &App, body: Body) -> Result<T, Error> {
-    let bytes = read_body(app, body).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::BadRequest(protocol::FieldError::new("body", error.to_string())))
+async fn read_json<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Error> {
+    let bytes = read_body(app, headers, body).await?;
+    serde_json::from_slice(&bytes).map_err(|error| FieldError::new("body", error.to_string()).into())
 }
 
 /// ISO 8601 in UTC with milliseconds, from milliseconds since 1970.

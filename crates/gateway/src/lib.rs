@@ -3,15 +3,17 @@
 mod app;
 mod auth;
 pub mod config;
+mod connection;
 mod error;
 mod flight;
 mod http;
 mod pipeline;
+mod pressure;
 mod relay;
 mod serve;
 mod served;
 mod telemetry;
 
-pub use app::{App, StartError, Started};
+pub use app::{App, StartError, Started, take_lock};
 pub use config::{Config, ConfigFile};
 pub use serve::{Gateway, serve};

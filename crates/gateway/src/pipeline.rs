@@ -222,14 +222,14 @@ pub(crate) fn hit(app: &App, asked: &Asked, entry: &Entry, hit: Hit, trace: serd
         model: entry.model.clone(),
         provider: entry.provider.clone(),
         policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
-        attempts: Vec::new(),
-        max_tokens: None,
+        ..Head::default()
     };
     Served {
         head: Arc::new(head),
         reply: Arc::clone(&entry.reply),
         usage,
         cost: NanoUsd::ZERO,
+        upstream: NanoUsd::ZERO,
         saved: asked.baseline_cost(app, usage),
         trace: Arc::new(trace),
     }
@@ -267,6 +267,7 @@ pub(crate) fn fill(generation: &mut Generation, asked: &Asked, served: &Served) 
     generation.estimated = served.usage.estimated;
     generation.saved_nano = served.saved.0;
     generation.latency_ms = elapsed_ms(asked.started);
+    generation.queue_ms = head.queued.as_millis() as i64;
     let finish = served.reply.choices.first().and_then(|choice| choice.finish_reason.clone());
     generation.finish_reason = finish.unwrap_or_default();
     generation.attempts = crate::served::attempts_json(&head.attempts).to_string();

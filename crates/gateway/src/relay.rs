@@ -2,20 +2,19 @@
 
 use crate::app::App;
 use crate::error::Error;
-use crate::flight::Leader;
+use crate::flight::{Leader, Stalled};
 use crate::pipeline::{self, Asked};
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
 use cache::{Entry, Put};
 use catalog::{Endpoint, NanoUsd};
 use ledger::{Bill, Settlement};
-use protocol::{CacheMode, Collector, Reply, Usage};
-use providers::{Answer, Attempt, Call, ReplyStream, Success};
+use protocol::{CacheMode, Reply, Usage};
+use providers::{Answer, Attempts, Call, Outcome, ReplyStream, Success, Ticket};
 use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the relay task owns.
 pub(crate) struct Job {
@@ -30,13 +29,20 @@ pub(crate) struct Job {
 struct Progress {
     trace: Value,
     hit: Option<Hit>,
-    attempts: Vec<Attempt>,
+    attempts: Attempts,
+    queued: Duration,
+    /// Who answered, once its answer had begun.
     endpoint: Option<Arc<Endpoint>>,
-    /// The candidates with the output tokens expected of each; the one after the ended attempts is being called.
-    calls: Vec<(Arc<Endpoint>, u64)>,
     /// Text that arrived, for estimating the usage of a cut stream.
     text_chars: usize,
     usage: Option<Usage>,
+}
+
+impl Progress {
+    /// What calls that brought nothing cost.
+    fn wasted(&self) -> NanoUsd {
+        self.attempts.list().iter().map(providers::Attempt::wasted_cost).sum()
+    }
 }
 
 /// Runs the flight to its end and settles it.
@@ -48,7 +54,7 @@ pub(crate) async fn run(job: Job) {
         flown = fly(&app, &asked, &mut settlement, &leader, &mut progress) => Some(flown),
         () = cancelled.cancelled() => None,
     };
-    telemetry::attempts(&progress.attempts);
+    telemetry::attempts(&progress.attempts.list());
     match flown {
         Some(Ok(served)) if served.head.hit.is_free() => {
             pipeline::settle_hit(settlement, &asked, &served, "served");
@@ -59,12 +65,14 @@ pub(crate) async fn run(job: Job) {
             leader.finish(Ok(Arc::new(served)));
         }
         Some(Err(error)) => {
-            settle_unserved(settlement, &asked, &progress, "failed", &error.render().message);
+            let state = if matches!(error, Error::ClientStalled) { "cancelled" } else { "failed" };
+            settle_unserved(settlement, &asked, &progress, state, &error.render().message);
             leader.finish(Err(Arc::new(error)));
         }
         None => {
-            settle_unserved(settlement, &asked, &progress, "cancelled", "the client left");
-            leader.finish(Err(Arc::new(Error::Overloaded))); // nobody listens
+            let failure = if app.closing.is_cancelled() { "the gateway was stopped" } else { "the client left" };
+            settle_unserved(settlement, &asked, &progress, "cancelled", failure);
+            leader.finish(Err(Arc::new(Error::Stopping))); // nobody listens
         }
     }
 }
@@ -88,46 +96,78 @@ async fn fly(
     if asked.mode == CacheMode::Only {
         return Err(Error::NotCached);
     }
-    let calls = reserve(app, asked, settlement, &route)?;
-    settlement.generation.model.clone_from(&calls[0].endpoint.model);
-    settlement.record_reservation(&app.ledger.writer).await.map_err(|error| {
-        tracing::error!(%error, "a reservation could not be stored");
-        if error.is_storage_full() { Error::StorageFull } else { Error::Unavailable }
-    })?;
-    let expected = route.candidates.iter().map(|c| (c.endpoint.id.as_str(), c.expected_output_tokens));
-    let expected: HashMap<&str, u64> = expected.collect();
-    let with_expected =
-        |call: &Call| (Arc::clone(&call.endpoint), expected.get(call.endpoint.id.as_str()).copied().unwrap_or(0));
-    progress.calls = calls.iter().map(with_expected).collect();
-    let outcome = app.upstreams.first_success(&asked.request, calls, &mut progress.attempts).await;
-    let Success { answer, call } = outcome.map_err(|failure| match failure {
-        Some(failure) => Error::Upstream { failure, attempts: progress.attempts.len() },
-        None => Error::NoCapableEndpoint(route.rejected.clone()),
-    })?;
-    progress.endpoint = Some(Arc::clone(&call.endpoint));
+    let (Success { answer, call }, upstream_wait) = first_success(app, asked, settlement, &route, progress).await?;
     let lowered = call.max_tokens.filter(|cap| asked.request.max_tokens != Some(*cap));
     let head = Arc::new(Head {
-        hit: progress.hit.unwrap_or(Hit::Bypass),
+        hit: progress.hit.unwrap_or_default(),
         source: None,
         model: call.endpoint.model.clone(),
         provider: call.endpoint.provider.clone(),
         policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
-        attempts: progress.attempts.clone(),
+        attempts: progress.attempts.list(),
+        upstream_wait,
+        queued: progress.queued,
         max_tokens: lowered,
     });
     let reply = match answer {
         Answer::Whole(reply) => *reply,
         Answer::Stream(stream) => {
+            progress.endpoint = Some(Arc::clone(&call.endpoint));
             leader.set_head(Arc::clone(&head));
-            relay_stream(*stream, leader, progress).await?
+            let patience = Duration::from_millis(app.config.server.client_stall_timeout_ms);
+            relay_stream(*stream, leader, patience, progress).await?
         }
     };
+    progress.endpoint = Some(Arc::clone(&call.endpoint));
     let usage = usage_of(asked, &reply, progress);
     let reply = Arc::new(reply);
     store(app, asked, vector.ok(), &reply, &call.endpoint);
-    let cost = cost(&call.endpoint, usage);
-    let saved = (asked.baseline_cost(app, usage) - cost).max(NanoUsd::ZERO);
-    Ok(Served { head, reply, usage, cost, saved, trace: Arc::new(progress.trace.clone()) })
+    let taken = cost(&call.endpoint, usage);
+    // An answer of nothing costs its reader nothing, whatever its provider takes.
+    let charged = if usage.completion_tokens() == 0 { NanoUsd::ZERO } else { taken };
+    let upstream = taken + progress.wasted();
+    let saved = (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO);
+    let trace = Arc::new(progress.trace.clone());
+    Ok(Served { head, reply, usage, cost: charged, upstream, saved, trace })
+}
+
+/// Sets money aside, waits for its turn, writes the reservation down and calls the candidates; returns the answer and
+/// the time that providers took.
+async fn first_success(
+    app: &App,
+    asked: &Asked,
+    settlement: &mut Settlement,
+    route: &Route,
+    progress: &mut Progress,
+) -> Result<(Success, Duration), Error> {
+    let calls = reserve(asked, settlement, route)?;
+    settlement.generation.model.clone_from(&calls[0].endpoint.model);
+    let settings = &app.config.execution;
+    let time =
+        asked.request.sluice.timeout_ms.map_or(settings.request_timeout_ms, |ms| ms.min(settings.request_timeout_ms));
+    let ticket = Ticket {
+        tenant: asked.caller.tenant().to_owned(),
+        weight: asked.caller.account.tenant_weight,
+        priority: asked.caller.account.priority,
+        deadline: asked.started + Duration::from_millis(time),
+    };
+    let mut execution = app.upstreams.execution(&asked.request, calls, &app.config.providers, settings, ticket);
+    progress.attempts = execution.attempts();
+    progress.queued = execution.admit().await.map_err(Error::Refused)?;
+    let writer = &app.ledger.writer;
+    settlement.record_reservation(writer).await.map_err(storage)?;
+    // The disk and the provider work at the same time; the answer is released when both are done.
+    let called = Instant::now();
+    let (success, durable) = tokio::join!(execution.first_success(), writer.durable());
+    let attempts = progress.attempts.list();
+    let success = success.map_err(|failure| Error::Upstream { failure, attempts: attempts.len() })?;
+    durable.map_err(storage)?;
+    Ok((success, called.elapsed()))
+}
+
+fn storage(error: database::DatabaseError) -> Error {
+    tracing::error!(%error, "a reservation could not be stored");
+    if error.is_storage_full() { Error::StorageFull } else { Error::Unavailable }
 }
 
 /// The vector of the question, or why there is none.
@@ -217,7 +257,7 @@ const OUTPUT_TOKENS_FLOOR: u64 = 16;
 const CANDIDATES_MAX: usize = 5;
 
 /// Sets aside the most that the candidates could cost, or what the key has left, and fits the output caps to it.
-fn reserve(app: &App, asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
+fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
     if route.candidates.is_empty() {
         return Err(Error::NoCapableEndpoint(route.rejected.clone()));
     }
@@ -234,20 +274,19 @@ fn reserve(app: &App, asked: &Asked, settlement: &mut Settlement, route: &Route)
     for (candidate, cap) in candidates.iter().zip(caps) {
         let price = candidate.endpoint.price;
         let affordable = price.affordable_output_tokens(granted, route.input_tokens).unwrap_or(0) / asked.request.n;
-        if affordable >= cap {
+        if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
             calls.push(Call {
                 endpoint: Arc::clone(&candidate.endpoint),
-                max_tokens: asked.request.max_tokens.map(|_| cap),
+                rank: candidate.rank,
+                max_tokens: if affordable >= cap { asked.request.max_tokens.map(|_| cap) } else { Some(affordable) },
+                expected_output_tokens: candidate.expected_output_tokens,
             });
-        } else if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
-            calls.push(Call { endpoint: Arc::clone(&candidate.endpoint), max_tokens: Some(affordable) });
         }
     }
     if calls.is_empty() {
         let available = asked.caller.account.available().unwrap_or_default() + granted;
         return Err(Error::NotEnoughMoney(ledger::NotEnough { available, needed }));
     }
-    debug_assert!(app.upstreams.has(&calls[0].endpoint.provider), "the configuration was checked");
     Ok(calls)
 }
 
@@ -257,34 +296,28 @@ fn natural_cap(asked: &Asked, endpoint: &Endpoint) -> u64 {
     asked_cap.min(endpoint.output_tokens_max)
 }
 
-async fn relay_stream(mut stream: ReplyStream, leader: &Leader, progress: &mut Progress) -> Result<Reply, Error> {
-    let mut collector = Collector::default();
+async fn relay_stream(
+    mut stream: ReplyStream,
+    leader: &Leader,
+    patience: Duration,
+    progress: &mut Progress,
+) -> Result<Reply, Error> {
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|failure| Error::Upstream { failure, attempts: progress.attempts.len() })?;
+        let attempts = || progress.attempts.list().len();
+        let chunk = chunk.map_err(|failure| Error::Upstream { failure, attempts: attempts() })?;
         progress.text_chars += chunk.text_chars();
         progress.usage = chunk.usage.as_ref().and_then(Usage::from_openai).or(progress.usage);
-        collector.push(&chunk);
-        leader.push(Arc::new(chunk));
+        leader.push(Arc::new(chunk), patience).await.map_err(|Stalled| Error::ClientStalled)?;
     }
-    collector.finish().ok_or_else(|| Error::Internal { id: "a stream without chunks".to_owned() })
+    stream.into_collected().finish().ok_or_else(|| Error::Internal { id: "a stream without chunks".to_owned() })
 }
 
 fn usage_of(asked: &Asked, reply: &Reply, progress: &Progress) -> Usage {
     let stated = reply.usage.as_ref().and_then(Usage::from_openai);
     stated.or(progress.usage).unwrap_or_else(|| {
         let texts = reply.choices.iter().filter_map(|choice| choice.message.content.as_deref());
-        estimate(asked, texts.map(|text| text.chars().count()).sum())
+        Usage::estimate(asked.request.prompt_bytes(), texts.map(|text| text.chars().count()).sum())
     })
-}
-
-/// The usage of an answer whose provider did not state it, at about 4 characters a token.
-fn estimate(asked: &Asked, text_chars: usize) -> Usage {
-    Usage {
-        input_tokens: asked.request.prompt_bytes().div_ceil(4) as u64,
-        output_tokens: text_chars.div_ceil(4) as u64,
-        estimated: true,
-        ..Usage::default()
-    }
 }
 
 fn cost(endpoint: &Endpoint, usage: Usage) -> NanoUsd {
@@ -320,28 +353,37 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
     }
     telemetry::request_ended(served.head.hit, "served", asked.started.elapsed());
     telemetry::money(served);
-    settlement.finish(Bill { upstream: served.cost, charged: served.cost });
+    settlement.finish(Bill { upstream: served.upstream, charged: served.cost });
 }
 
-/// Settles a request whose client got no whole answer. What had arrived of a stream is paid for. A call that was given up
-/// while it ran is paid for as estimated, since its provider was at work: its input, and for a whole answer the output
-/// that was expected.
+/// Settles a request whose client got no whole answer. What had arrived of a stream is paid for. A call that the client
+/// gave up while it ran is paid for as estimated, since its provider was at work. What a provider's failure cost is
+/// booked, and the client pays nothing for it.
 fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
-    let mut bill = Bill::default();
-    let given_up = || progress.calls.get(progress.attempts.len()).filter(|_| state == "cancelled");
-    let started = match (&progress.endpoint, given_up()) {
-        (Some(endpoint), _) => Some((endpoint, progress.usage.unwrap_or_else(|| estimate(asked, progress.text_chars)))),
-        (None, Some((endpoint, expected))) => {
-            let output_tokens = if asked.request.stream { 0 } else { *expected };
-            Some((endpoint, Usage { output_tokens, ..estimate(asked, 0) }))
+    let attempts = progress.attempts.list();
+    let mut bill = Bill { upstream: progress.wasted(), charged: NanoUsd::ZERO };
+    let given_up = attempts.iter().rfind(|attempt| attempt.outcome == Outcome::Cancelled && !attempt.hedge);
+    let begun = match (&progress.endpoint, given_up) {
+        (Some(endpoint), _) => {
+            let estimate = || Usage::estimate(asked.request.prompt_bytes(), progress.text_chars);
+            let usage = progress.usage.unwrap_or_else(estimate);
+            bill.charged = cost(endpoint, usage);
+            bill.upstream += bill.charged;
+            if usage.completion_tokens() == 0 && state == "failed" {
+                bill.charged = NanoUsd::ZERO;
+            }
+            Some((endpoint, usage))
+        }
+        (None, Some(attempt)) => {
+            bill.charged = attempt.wasted_cost();
+            attempt.wasted.map(|usage| (&attempt.endpoint, usage))
         }
         (None, None) => None,
     };
-    if let Some((endpoint, usage)) = started {
-        let cost = cost(endpoint, usage);
-        bill = Bill { upstream: cost, charged: cost };
-        let generation = &mut settlement.generation;
+    let generation = &mut settlement.generation;
+    if let Some((endpoint, usage)) = begun {
         generation.input_tokens = usage.input_tokens as i64;
+        generation.cache_read_tokens = usage.cache_read_tokens as i64;
         generation.output_tokens = usage.completion_tokens() as i64;
         generation.estimated = usage.estimated;
         generation.model.clone_from(&endpoint.model);
@@ -349,12 +391,13 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         generation.provider.clone_from(&endpoint.provider);
     }
     let hit = progress.hit.unwrap_or(Hit::Bypass);
-    settlement.generation.state = state.to_owned();
-    settlement.generation.cache = hit.as_str().to_owned();
-    settlement.generation.latency_ms = pipeline::elapsed_ms(asked.started);
-    settlement.generation.attempts = attempts_json(&progress.attempts).to_string();
-    settlement.generation.reasons = progress.trace.to_string();
-    settlement.generation.failure = failure.to_owned();
+    generation.state = state.to_owned();
+    generation.cache = hit.as_str().to_owned();
+    generation.latency_ms = pipeline::elapsed_ms(asked.started);
+    generation.queue_ms = progress.queued.as_millis() as i64;
+    generation.attempts = attempts_json(&attempts).to_string();
+    generation.reasons = progress.trace.to_string();
+    generation.failure = failure.to_owned();
     telemetry::request_ended(hit, state, asked.started.elapsed());
     settlement.finish(bill);
 }

@@ -1,6 +1,8 @@
-//! The accept loop: connections with a cap and a header deadline, drained at the end.
+//! The accept loop: connections with a cap and timers of their own, drained at the end.
 
-use crate::app::{App, Started};
+use crate::app::{App, Live, Started};
+use crate::config::Config;
+use crate::connection::Connection;
 use crate::http::routes;
 use crate::telemetry;
 use hyper::server::conn::http1;
@@ -17,18 +19,29 @@ use tokio_util::sync::CancellationToken;
 /// Headers of one request, and how many of them.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
+/// For the last words of streams that the end of the grace time cuts.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A gateway that is serving.
 pub struct Gateway {
     pub address: SocketAddr,
+    live: Live,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl Gateway {
-    /// Stops taking requests, lets those under way finish within the grace time, and returns when everything is stored.
+    /// Serves by another configuration from the next request on; requests under way keep theirs. Returns what in it
+    /// needs a restart and was left as it is.
+    pub fn reload(&self, config: Config) -> Vec<&'static str> {
+        self.live.swap(config)
+    }
+
+    /// Says not to be ready at once, goes on listening for the configured time, lets what is under way finish within the
+    /// grace time, tells streams that are still open that they end, and returns when everything is stored.
     pub async fn stop(self) {
         self.stop.cancel();
+        drop(self.live); // the writer ends with the last clone
         if let Err(error) = self.serving.await {
             tracing::error!(%error, "the server ended badly");
         }
@@ -43,23 +56,29 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
     let _made = telemetry::recorder(); // before the first request, so that nothing goes uncounted
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(run(started, listener, stop.clone()));
-    Ok(Gateway { address, stop, serving })
+    let live = Live::new(started.app.clone());
+    let serving = tokio::spawn(run(started, live.clone(), listener, stop.clone()));
+    Ok(Gateway { address, live, stop, serving })
 }
 
-async fn run(started: Started, listener: TcpListener, stop: CancellationToken) {
-    let app = started.app.clone();
-    accept(&app, listener, &stop).await;
-    drop(app);
+async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
     let Started { app, writer, .. } = started;
-    drop(app);
+    accept(&app, &live, listener, &stop).await;
+    drop((app, live));
     let stored = tokio::time::timeout(Duration::from_secs(10), writer).await;
     if stored.is_err() {
         tracing::error!("some requests are still open; they will be settled as unconfirmed at the next start");
     }
 }
 
-async fn accept(app: &App, listener: TcpListener, stop: &CancellationToken) {
+/// Until stopped, and for the configured time after that, while `/ready` says no.
+async fn stopped(app: &App, stop: &CancellationToken) {
+    stop.cancelled().await;
+    app.stop_soon();
+    tokio::time::sleep(Duration::from_millis(app.config.server.stop_delay_ms)).await;
+}
+
+async fn accept(app: &App, live: &Live, listener: TcpListener, stop: &CancellationToken) {
     let config = &app.config.server;
     let mut builder = http1::Builder::new();
     builder
@@ -68,17 +87,19 @@ async fn accept(app: &App, listener: TcpListener, stop: &CancellationToken) {
         .max_buf_size(HEADER_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let builder = Arc::new(builder);
-    let service = TowerToHyperService::new(routes(app.clone()));
+    let stall_max = Duration::from_millis(config.client_stall_timeout_ms);
+    let service = TowerToHyperService::new(routes(live.clone()));
     let connections = Arc::new(Semaphore::new(config.connections_max));
     let graceful = GracefulShutdown::new();
+    let mut stopped = std::pin::pin!(stopped(app, stop));
     loop {
         let permit = tokio::select! {
-            () = stop.cancelled() => break,
+            () = &mut stopped => break,
             permit = Arc::clone(&connections).acquire_owned() => permit,
         };
         let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
-            () = stop.cancelled() => break,
+            () = &mut stopped => break,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
@@ -93,8 +114,8 @@ async fn accept(app: &App, listener: TcpListener, stop: &CancellationToken) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
+        let io = TokioIo::new(Connection::new(stream, stall_max));
+        let connection = graceful.watch(builder.serve_connection(io, service.clone()));
         tokio::spawn(async move {
             let _permit = permit;
             if let Err(error) = connection.await {
@@ -102,10 +123,14 @@ async fn accept(app: &App, listener: TcpListener, stop: &CancellationToken) {
             }
         });
     }
-    app.stop_soon();
     drop(listener);
+    let mut drained = std::pin::pin!(graceful.shutdown());
     let grace = Duration::from_millis(config.shutdown_grace_ms);
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!("the grace time is over; streams still open end with the process");
+    if tokio::time::timeout(grace, &mut drained).await.is_ok() {
+        return;
+    }
+    app.closing.cancel();
+    if tokio::time::timeout(LAST_WORDS, drained).await.is_err() {
+        tracing::warn!("the grace time is over; connections whose clients do not read are cut");
     }
 }

@@ -2,13 +2,13 @@
 
 use catalog::NanoUsd;
 use protocol::{Reply, Usage};
-use providers::Attempt;
+use providers::{Attempt, Outcome};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How the cache took part.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) enum Hit {
     Exact,
     Similar {
@@ -16,6 +16,7 @@ pub(crate) enum Hit {
     },
     Coalesced,
     /// The cache was asked and had nothing.
+    #[default]
     Miss,
     /// The cache was not asked.
     Bypass,
@@ -39,7 +40,7 @@ impl Hit {
 }
 
 /// What is known when the first byte leaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Head {
     pub hit: Hit,
     /// The generation whose answer is given again.
@@ -48,15 +49,12 @@ pub(crate) struct Head {
     pub provider: String,
     pub policy: String,
     pub attempts: Vec<Attempt>,
+    /// Time spent waiting for providers.
+    pub upstream_wait: Duration,
+    /// Time spent waiting for an endpoint at its limit.
+    pub queued: Duration,
     /// The output cap that was sent instead of the client's, to fit the budget.
     pub max_tokens: Option<u64>,
-}
-
-impl Head {
-    /// Time spent waiting for providers.
-    pub(crate) fn upstream_wait(&self) -> Duration {
-        self.attempts.iter().map(|attempt| attempt.latency).sum()
-    }
 }
 
 /// What is known when a request has ended well.
@@ -65,7 +63,10 @@ pub(crate) struct Served {
     pub head: Arc<Head>,
     pub reply: Arc<Reply>,
     pub usage: Usage,
+    /// What the key pays.
     pub cost: NanoUsd,
+    /// What providers take, for calls that brought nothing too.
+    pub upstream: NanoUsd,
     /// What the policy's baseline would have cost more.
     pub saved: NanoUsd,
     pub trace: Arc<Value>,
@@ -75,19 +76,48 @@ impl Served {
     /// The same answer for another request that costs nothing.
     pub(crate) fn again(&self, hit: Hit, source: &str, baseline_cost: NanoUsd) -> Self {
         let head = Head { hit, source: Some(source.to_owned()), ..(*self.head).clone() };
-        Self { head: Arc::new(head), cost: NanoUsd::ZERO, saved: baseline_cost, ..self.clone() }
+        Self {
+            head: Arc::new(head),
+            cost: NanoUsd::ZERO,
+            upstream: NanoUsd::ZERO,
+            saved: baseline_cost,
+            ..self.clone()
+        }
     }
 }
 
-/// The tries of a request, as they are recorded.
+/// The calls of a request, as they are recorded.
 pub(crate) fn attempts_json(attempts: &[Attempt]) -> Value {
     let row = |attempt: &Attempt| {
-        json!({
-            "endpoint": attempt.endpoint,
-            "provider": attempt.provider,
-            "outcome": attempt.failure.map_or("answered", |kind| kind.as_str()),
+        let mut row = json!({
+            "endpoint": attempt.endpoint.id,
+            "provider": attempt.endpoint.provider,
+            "outcome": outcome(attempt),
             "latency_ms": attempt.latency.as_millis() as u64,
-        })
+        });
+        if !attempt.credential.is_empty() {
+            row["credential"] = json!(attempt.credential);
+        }
+        if let Some(status) = attempt.status {
+            row["status"] = json!(status);
+        }
+        if attempt.hedge {
+            row["hedge"] = json!(true);
+        }
+        if let Some(usage) = attempt.wasted {
+            row["wasted_usd"] = json!(attempt.wasted_cost().as_usd());
+            row["estimated"] = json!(usage.estimated);
+        }
+        row
     };
     Value::Array(attempts.iter().map(row).collect())
+}
+
+/// A short name for records and metrics.
+pub(crate) fn outcome(attempt: &Attempt) -> &'static str {
+    match attempt.outcome {
+        Outcome::Answered => "answered",
+        Outcome::Failed(kind) => kind.as_str(),
+        Outcome::Cancelled => "cancelled",
+    }
 }

@@ -1,6 +1,6 @@
 //! Metrics: their names, and the text that Prometheus reads. No label holds a tenant's text.
 
-use crate::served::{Hit, Served};
+use crate::served::{Hit, Served, outcome};
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use providers::Attempt;
@@ -31,8 +31,13 @@ pub(crate) fn money(served: &Served) {
 
 pub(crate) fn attempts(attempts: &[Attempt]) {
     for attempt in attempts {
-        let outcome = attempt.failure.map_or("answered", |kind| kind.as_str());
-        counter!("sluice_attempts_total", "provider" => attempt.provider.clone(), "outcome" => outcome).increment(1);
+        let provider = attempt.endpoint.provider.clone();
+        counter!("sluice_attempts_total", "provider" => provider, "outcome" => outcome(attempt)).increment(1);
+        if attempt.hedge {
+            counter!("sluice_hedges_total").increment(1);
+        }
+        let wasted = u64::try_from(attempt.wasted_cost().0).unwrap_or(0);
+        counter!("sluice_wasted_nano_usd_total").increment(wasted);
     }
 }
 
@@ -44,6 +49,18 @@ pub(crate) fn semantic_skipped(reason: &'static str) {
 pub(crate) fn cache_sizes(exact: u64, semantic: u64) {
     gauge!("sluice_cache_entries", "level" => "exact").set(exact as f64);
     gauge!("sluice_cache_entries", "level" => "semantic").set(semantic as f64);
+}
+
+/// Why a request was turned away before any work: a limit of the gateway's own.
+pub(crate) fn shed(limit: &'static str) {
+    counter!("sluice_shed_total", "limit" => limit).increment(1);
+}
+
+/// What is under way and waits, and how late the gateway's own timers are.
+pub(crate) fn load(under_way: usize, queued: usize, lag: Duration) {
+    gauge!("sluice_requests_under_way").set(under_way as f64);
+    gauge!("sluice_requests_queued").set(queued as f64);
+    gauge!("sluice_lag_seconds").set(lag.as_secs_f64());
 }
 
 pub(crate) fn panicked() {

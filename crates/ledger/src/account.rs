@@ -14,6 +14,10 @@ pub struct Account {
     pub name: String,
     pub label: String,
     pub created_ms: i64,
+    /// Within the tenant, the highest is served first when an endpoint is at its limit.
+    pub priority: i64,
+    /// The tenant's share of the turns beside other tenants.
+    pub tenant_weight: u32,
     disabled: AtomicBool,
     balance: Mutex<Balance>,
 }
@@ -23,6 +27,8 @@ struct Balance {
     limit: Option<NanoUsd>,
     used: NanoUsd,
     reserved: NanoUsd,
+    /// Corrections taken over so far.
+    adjusted: NanoUsd,
 }
 
 /// Who an authenticated request acts for. Exists only after authentication.
@@ -48,23 +54,33 @@ pub struct NotEnough {
 
 impl Account {
     pub(crate) fn from_row(row: &KeyRow) -> Self {
-        let balance =
-            Balance { limit: row.limit_nano.map(NanoUsd), used: NanoUsd(row.usage_nano), reserved: NanoUsd::ZERO };
+        let balance = Balance {
+            limit: row.limit_nano.map(NanoUsd),
+            used: NanoUsd(row.usage_nano),
+            reserved: NanoUsd::ZERO,
+            adjusted: NanoUsd(row.adjusted_nano),
+        };
         Self {
             hash: row.hash.clone(),
             tenant_id: row.tenant_id.clone(),
             name: row.name.clone(),
             label: row.label.clone(),
             created_ms: row.created_ms,
+            priority: row.priority,
+            tenant_weight: u32::try_from(row.tenant_weight).unwrap_or(1).max(1),
             disabled: AtomicBool::new(row.disabled),
             balance: Mutex::new(balance),
         }
     }
 
-    /// Takes limit and status over from the database; what was used and reserved stays.
+    /// Takes limit, status and corrections over from the database; what was used and reserved here stays.
     pub(crate) fn refresh(&self, row: &KeyRow) {
         self.disabled.store(row.disabled, Ordering::Release);
-        self.balance().limit = row.limit_nano.map(NanoUsd);
+        let mut balance = self.balance();
+        balance.limit = row.limit_nano.map(NanoUsd);
+        let adjusted = NanoUsd(row.adjusted_nano);
+        balance.used = balance.used + adjusted - balance.adjusted;
+        balance.adjusted = adjusted;
     }
 
     /// True once the key was revoked.
@@ -137,6 +153,9 @@ mod tests {
             disabled: false,
             created_ms: 0,
             updated_ms: 0,
+            priority: 0,
+            adjusted_nano: 0,
+            tenant_weight: 1,
         })
     }
 
@@ -156,6 +175,29 @@ mod tests {
         account.settle(granted, NanoUsd(130));
         assert_eq!(account.available(), Some(NanoUsd(-30)));
         assert!(account.reserve(NanoUsd(1), NanoUsd(0)).is_err());
+    }
+
+    #[test]
+    fn a_correction_is_taken_over_once() {
+        let account = account(Some(100));
+        let granted = account.reserve(NanoUsd(50), NanoUsd(50)).expect("money");
+        account.settle(granted, NanoUsd(50));
+        let row = |adjusted_nano| KeyRow {
+            hash: "h".into(),
+            tenant_id: "t".into(),
+            name: "n".into(),
+            label: "l".into(),
+            limit_nano: Some(100),
+            usage_nano: 0,
+            disabled: false,
+            created_ms: 0,
+            updated_ms: 1,
+            priority: 0,
+            adjusted_nano,
+            tenant_weight: 1,
+        };
+        (0..2).for_each(|_| account.refresh(&row(-20)));
+        assert_eq!(account.used(), NanoUsd(30));
     }
 
     proptest! {

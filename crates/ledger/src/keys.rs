@@ -44,6 +44,22 @@ pub struct NewKey {
     pub account: Arc<Account>,
 }
 
+/// What a new virtual key should be.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedKey<'a> {
+    pub tenant: &'a str,
+    pub name: &'a str,
+    pub limit: Option<NanoUsd>,
+    /// Within the tenant, the highest is served first when an endpoint is at its limit.
+    pub priority: i64,
+}
+
+impl Default for WantedKey<'_> {
+    fn default() -> Self {
+        Self { tenant: DEFAULT_TENANT, name: "", limit: None, priority: 0 }
+    }
+}
+
 /// Why a token stands for nobody.
 #[derive(Debug, Error)]
 pub enum AuthError {
@@ -82,7 +98,8 @@ impl Ledger {
             tracing::warn!(unconfirmed, "requests of an earlier run were settled as unconfirmed at their reservation");
         }
         let now = now_ms();
-        let tenant = TenantRow { id: DEFAULT_TENANT.to_owned(), name: "Default".to_owned(), created_ms: now };
+        let tenant =
+            TenantRow { id: DEFAULT_TENANT.to_owned(), name: "Default".to_owned(), created_ms: now, weight: 1 };
         database.insert_tenant(&tenant).await?;
         let has_keys = !database.keys(None).await?.is_empty();
         let mut generated = None;
@@ -99,7 +116,7 @@ impl Ledger {
             Self { database, writer, accounts: Arc::new(RwLock::new(HashMap::new())), admin_hashes: Arc::new(hashes) };
         let mut virtual_key = None;
         if !has_keys {
-            let made = make_key(&ledger.database, DEFAULT_TENANT, "first key", None).await;
+            let made = make_key(&ledger.database, WantedKey { name: "first key", ..WantedKey::default() }).await;
             let (key, _) = made.map_err(|error| match error {
                 LedgerError::Database(error) => error,
                 other => DatabaseError::Query(database::SqlError::Protocol(other.to_string())),
@@ -143,8 +160,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When the tenant does not exist or the database refuses.
-    pub async fn create_key(&self, tenant: &str, name: &str, limit: Option<NanoUsd>) -> Result<NewKey, LedgerError> {
-        let (key, row) = make_key(&self.database, tenant, name, limit).await?;
+    pub async fn create_key(&self, wanted: WantedKey<'_>) -> Result<NewKey, LedgerError> {
+        let (key, row) = make_key(&self.database, wanted).await?;
         Ok(NewKey { key, account: self.remember(&row) })
     }
 
@@ -152,8 +169,9 @@ impl Ledger {
     ///
     /// # Errors
     /// When the id is taken or the database refuses.
-    pub async fn create_tenant(&self, id: &str, name: &str) -> Result<TenantRow, LedgerError> {
-        let tenant = TenantRow { id: id.to_owned(), name: name.to_owned(), created_ms: now_ms() };
+    pub async fn create_tenant(&self, id: &str, name: &str, weight: u32) -> Result<TenantRow, LedgerError> {
+        let tenant =
+            TenantRow { id: id.to_owned(), name: name.to_owned(), created_ms: now_ms(), weight: i64::from(weight) };
         if self.database.insert_tenant(&tenant).await? {
             return Ok(tenant);
         }
@@ -191,15 +209,11 @@ impl Ledger {
 ///
 /// # Errors
 /// When the tenant does not exist or the database refuses.
-pub async fn make_key(
-    database: &Database,
-    tenant: &str,
-    name: &str,
-    limit: Option<NanoUsd>,
-) -> Result<(String, KeyRow), LedgerError> {
-    if database.tenant(tenant).await?.is_none() {
+pub async fn make_key(database: &Database, wanted: WantedKey<'_>) -> Result<(String, KeyRow), LedgerError> {
+    let WantedKey { tenant, name, limit, priority } = wanted;
+    let Some(owner) = database.tenant(tenant).await? else {
         return Err(LedgerError::UnknownTenant(tenant.to_owned()));
-    }
+    };
     let key = random_key("sk-sluice-v1-");
     let now = now_ms();
     let row = KeyRow {
@@ -212,6 +226,9 @@ pub async fn make_key(
         disabled: false,
         created_ms: now,
         updated_ms: now,
+        priority,
+        adjusted_nano: 0,
+        tenant_weight: owner.weight,
     };
     database.insert_key(&row).await?;
     Ok((key, row))

@@ -10,9 +10,9 @@ use tokio::sync::mpsc::OwnedPermit;
 /// What a request finally cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bill {
-    /// What the provider takes.
+    /// What providers take, for calls that brought nothing too.
     pub upstream: NanoUsd,
-    /// What the key is charged.
+    /// What the key is charged: the call that answered.
     pub charged: NanoUsd,
 }
 
@@ -71,7 +71,7 @@ impl Settlement {
 
     fn settle(&mut self, bill: Bill) {
         let Some(slot) = self.slot.take() else { return };
-        let overrun = (bill.upstream - self.reserved).max(NanoUsd::ZERO);
+        let overrun = (bill.charged - self.reserved).max(NanoUsd::ZERO);
         self.generation.upstream_nano = bill.upstream.0;
         self.generation.charged_nano = bill.charged.0;
         self.generation.overrun_nano = if self.reserved > NanoUsd::ZERO { overrun.0 } else { 0 };

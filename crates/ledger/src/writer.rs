@@ -1,6 +1,9 @@
-//! The one task that writes money: group commit of reservations and settlements.
+//! The one task that writes money: group commit of reservations and settlements, and the journal while the database is
+//! away.
 
-use database::{Database, DatabaseError, Generation, Reservation};
+use crate::journal::{Journal, Line};
+use catalog::NanoUsd;
+use database::{Database, DatabaseError, Durability, Generation, Reservation};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -11,11 +14,13 @@ const BATCH_MAX: usize = 512;
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 pub(crate) enum Record {
-    Reserve(Reservation, oneshot::Sender<Result<(), DatabaseError>>),
+    Reserve(Reservation, Answer),
     Settle(Box<Generation>),
-    /// Answered once everything before it is stored.
+    /// Answered once everything before it is stored, or cannot be.
     Barrier(oneshot::Sender<()>),
 }
+
+type Answer = oneshot::Sender<Result<(), DatabaseError>>;
 
 /// All slots are taken, or the writer has ended.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
@@ -26,13 +31,37 @@ pub struct Overloaded;
 #[derive(Debug, Clone)]
 pub struct Writer {
     records: mpsc::Sender<Record>,
+    /// Where power is to be survived: who waits for the disk.
+    syncs: Option<mpsc::Sender<oneshot::Sender<bool>>>,
 }
 
 impl Writer {
-    /// Starts the writing task; it ends when the last sender is gone and everything is stored.
-    pub fn start(database: Database) -> (Self, tokio::task::JoinHandle<()>) {
+    /// Brings what the journal holds into the database and starts the writing task; it ends when the last sender is gone
+    /// and everything is stored. While the database is away, reservations are journaled up to `outage_spend_max`.
+    ///
+    /// # Errors
+    /// When the journal cannot be read, or the database refuses what it holds.
+    pub async fn start(
+        database: Database,
+        mut journal: Journal,
+        outage_spend_max: NanoUsd,
+    ) -> Result<(Self, tokio::task::JoinHandle<()>), DatabaseError> {
+        let lines = journal.read().map_err(DatabaseError::Journal)?;
+        if !lines.is_empty() {
+            let mut pending = Pending::default();
+            lines.into_iter().for_each(|line| pending.add(line));
+            database.replay(&pending.reservations, &pending.settled).await?;
+            tracing::warn!(settled = pending.settled.len(), "the journal of an earlier outage was booked");
+            journal.clear().map_err(DatabaseError::Journal)?;
+        }
+        let syncs = (database.durability() == Durability::Power).then(|| {
+            let (syncs, receiver) = mpsc::channel(SLOTS);
+            tokio::spawn(sync(database.clone(), receiver));
+            syncs
+        });
         let (records, receiver) = mpsc::channel(SLOTS * 2);
-        (Self { records }, tokio::spawn(write(database, receiver)))
+        let books = Books { database, journal, outage_spend_max, spent: NanoUsd::ZERO };
+        Ok((Self { records, syncs }, tokio::spawn(books.write(receiver))))
     }
 
     /// Takes the slot that the settlement of one request will need.
@@ -52,7 +81,22 @@ impl Writer {
         let sent = self.records.send(Record::Reserve(reservation, done)).await;
         match (sent, stored.await) {
             (Ok(()), Ok(outcome)) => outcome,
-            _ => Err(DatabaseError::Query(sqlx_closed())),
+            _ => Err(DatabaseError::Away),
+        }
+    }
+
+    /// Returns once everything reserved before would survive the loss of power, where the configuration asks for that;
+    /// else at once.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub async fn durable(&self) -> Result<(), DatabaseError> {
+        let Some(syncs) = &self.syncs else { return Ok(()) };
+        let (done, synced) = oneshot::channel();
+        let sent = syncs.send(done).await;
+        match (sent, synced.await) {
+            (Ok(()), Ok(true)) => Ok(()),
+            _ => Err(DatabaseError::Away),
         }
     }
 
@@ -65,104 +109,208 @@ impl Writer {
     }
 }
 
-fn sqlx_closed() -> database::SqlError {
-    database::SqlError::PoolClosed
+/// One disk flush serves all who wait for it.
+async fn sync(database: Database, mut waiting: mpsc::Receiver<oneshot::Sender<bool>>) {
+    let mut batch = Vec::new();
+    while waiting.recv_many(&mut batch, SLOTS).await > 0 {
+        let database = database.clone();
+        let flushed = tokio::task::spawn_blocking(move || database.sync()).await;
+        let done = matches!(flushed, Ok(Ok(())));
+        if !done {
+            tracing::error!(?flushed, "the ledger could not be flushed to the disk");
+        }
+        for waiting in batch.drain(..) {
+            let _gone = waiting.send(done); // the request may have been given up
+        }
+    }
 }
 
-/// What is to be written next. After a refusal `trouble` holds why: new reservations are then answered at once, because
-/// nothing that costs money may wait for a disk to get room.
+/// What is not in the database yet.
+#[derive(Debug, Clone, Default)]
+struct Pending {
+    reservations: Vec<Reservation>,
+    settled: Vec<Generation>,
+}
+
+impl Pending {
+    fn add(&mut self, line: Line) {
+        match line {
+            Line::Reserve(reservation) => self.reservations.push(reservation),
+            Line::Settle(generation) => self.settled.push(*generation),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.reservations.is_empty() && self.settled.is_empty()
+    }
+}
+
+/// What a batch brings beside money: who waits for it.
 #[derive(Default)]
 struct Batch {
-    trouble: Option<DatabaseError>,
-    reservations: Vec<Reservation>,
-    waiting: Vec<oneshot::Sender<Result<(), DatabaseError>>>,
-    settled: Vec<Generation>,
+    pending: Pending,
+    waiting: Vec<Answer>,
     barriers: Vec<oneshot::Sender<()>>,
 }
 
 impl Batch {
     fn add(&mut self, record: Record) {
         match record {
-            Record::Reserve(reservation, done) => match &self.trouble {
-                Some(trouble) => {
-                    let _gone = done.send(Err(trouble.repeat())); // the request may have been given up
-                }
-                None => {
-                    self.reservations.push(reservation);
-                    self.waiting.push(done);
-                }
-            },
-            Record::Settle(generation) => self.settled.push(*generation),
+            Record::Reserve(reservation, done) => {
+                self.pending.reservations.push(reservation);
+                self.waiting.push(done);
+            }
+            Record::Settle(generation) => self.pending.settled.push(*generation),
             Record::Barrier(done) => self.barriers.push(done),
         }
     }
+}
 
-    /// Stores all of it. Settlements that the database refuses stay for the next try: they must not be lost.
-    async fn store(&mut self, database: &Database) {
-        let reservations = std::mem::take(&mut self.reservations);
-        let outcome = database.commit(&reservations, &self.settled).await;
-        let stored = outcome.is_ok();
-        if let Err(error) = &outcome {
-            tracing::error!(%error, settlements = self.settled.len(), "the ledger could not be written; will retry");
-        }
-        for waiting in self.waiting.drain(..) {
-            let answer = match &outcome {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.repeat()),
-            };
-            let _gone = waiting.send(answer); // the request may have been given up
-        }
-        for barrier in self.barriers.drain(..) {
-            let _gone = barrier.send(()); // readers see what is stored; they must not wait for what cannot be
-        }
-        if stored {
-            self.settled.clear();
-        } else if outcome.as_ref().is_err_and(DatabaseError::is_duplicate) {
-            self.drop_duplicates(database).await;
-        }
-        self.trouble = outcome.err().filter(|_| !self.settled.is_empty());
-    }
+struct Books {
+    database: Database,
+    journal: Journal,
+    outage_spend_max: NanoUsd,
+    /// Reserved and not given back since the database went away.
+    spent: NanoUsd,
+}
 
-    /// Stores the settlements one by one: a generation that is there already must not keep the others out.
-    async fn drop_duplicates(&mut self, database: &Database) {
-        let mut left = Vec::new();
-        for generation in self.settled.drain(..) {
-            match database.commit(&[], std::slice::from_ref(&generation)).await {
-                Ok(()) => {}
-                Err(error) if error.is_duplicate() => {
-                    tracing::error!(
-                        id = generation.id,
-                        "a generation was settled before; the second record is dropped"
-                    );
+impl Books {
+    async fn write(mut self, mut records: mpsc::Receiver<Record>) {
+        while let Some(record) = records.recv().await {
+            let mut batch = Batch::default();
+            batch.add(record);
+            while batch.pending.settled.len() + batch.waiting.len() < BATCH_MAX
+                && let Ok(record) = records.try_recv()
+            {
+                batch.add(record);
+            }
+            let Batch { pending, waiting, barriers } = batch;
+            match self.database.commit(&pending.reservations, &pending.settled).await {
+                Ok(()) => {
+                    for waiting in waiting {
+                        let _gone = waiting.send(Ok(())); // the request may have been given up
+                    }
                 }
-                Err(_) => left.push(generation),
+                Err(error) if error.is_duplicate() => self.one_by_one(pending, waiting).await,
+                Err(error) => {
+                    tracing::error!(%error, "the ledger cannot be written; the journal takes over");
+                    self.outage(error, pending, waiting, &mut records).await;
+                }
+            }
+            for barrier in barriers {
+                let _gone = barrier.send(());
             }
         }
-        self.settled = left;
+    }
+
+    /// A record that is there already must not keep the others out.
+    async fn one_by_one(&mut self, pending: Pending, waiting: Vec<Answer>) {
+        for (reservation, waiting) in pending.reservations.into_iter().zip(waiting) {
+            let _gone = waiting.send(self.database.commit(&[reservation], &[]).await);
+        }
+        if let Err(error) = self.database.replay(&[], &pending.settled).await {
+            let ids: Vec<&str> = pending.settled.iter().map(|generation| generation.id.as_str()).collect();
+            tracing::error!(%error, ?ids, "settlements were refused; their reservations stay open");
+        }
+    }
+
+    /// Serves what may be served without the database until it takes everything that is pending. Settlements are never
+    /// dropped: they are in the journal, and in memory until they are stored.
+    async fn outage(
+        &mut self,
+        mut cause: DatabaseError,
+        first: Pending,
+        waiting: Vec<Answer>,
+        records: &mut mpsc::Receiver<Record>,
+    ) {
+        let mut pending = Pending::default();
+        self.spent = NanoUsd::ZERO;
+        for (reservation, waiting) in first.reservations.into_iter().zip(waiting) {
+            self.reserve_away(reservation, waiting, &cause, &mut pending);
+        }
+        first.settled.into_iter().for_each(|generation| self.settle_away(generation, &mut pending));
+        let mut ended = false;
+        let mut retried = pending.clone();
+        let mut retrying = Box::pin(retry(self.database.clone(), retried.clone()));
+        loop {
+            tokio::select! {
+                stored = &mut retrying => {
+                    match stored {
+                        Ok(()) => {
+                            pending.reservations.drain(..retried.reservations.len());
+                            pending.settled.drain(..retried.settled.len());
+                            if pending.is_empty() {
+                                break;
+                            }
+                        }
+                        Err(error) if ended => {
+                            let pending = pending.settled.len();
+                            tracing::error!(%error, pending, "ending while the ledger cannot be written");
+                            return; // the journal holds them, or their reservations will be settled as unconfirmed
+                        }
+                        Err(error) => cause = error,
+                    }
+                    retried = pending.clone();
+                    retrying = Box::pin(retry(self.database.clone(), retried.clone()));
+                }
+                record = records.recv(), if !ended => match record {
+                    None => ended = true,
+                    Some(Record::Reserve(reservation, waiting)) => {
+                        self.reserve_away(reservation, waiting, &cause, &mut pending);
+                    }
+                    Some(Record::Settle(generation)) => self.settle_away(*generation, &mut pending),
+                    // Readers see what is stored; they must not wait for what cannot be.
+                    Some(Record::Barrier(done)) => {
+                        let _gone = done.send(());
+                    }
+                },
+            }
+        }
+        if let Err(error) = self.journal.clear() {
+            tracing::error!(%error, "the journal could not be emptied; its records are known and will not count twice");
+        }
+        tracing::warn!("the ledger is written again");
+    }
+
+    fn reserve_away(
+        &mut self,
+        reservation: Reservation,
+        waiting: Answer,
+        cause: &DatabaseError,
+        pending: &mut Pending,
+    ) {
+        let spent = self.spent + NanoUsd(reservation.nano);
+        let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
+        let line = Line::Reserve(reservation);
+        let answer = match allowed.then(|| self.journal.append(&line)) {
+            Some(Ok(())) => {
+                self.spent = spent;
+                pending.add(line);
+                Ok(())
+            }
+            Some(Err(error)) => Err(DatabaseError::Journal(error)),
+            None => Err(cause.repeat()),
+        };
+        let _gone = waiting.send(answer); // the request may have been given up
+    }
+
+    fn settle_away(&mut self, generation: Generation, pending: &mut Pending) {
+        let journaled = pending.reservations.iter().any(|known| known.generation_id == generation.id);
+        if journaled {
+            self.spent += NanoUsd(generation.charged_nano - generation.reserved_nano);
+        }
+        let line = Line::Settle(Box::new(generation));
+        if let Err(error) = self.journal.append(&line) {
+            tracing::error!(%error, "a settlement is in memory only until the ledger can be written");
+        }
+        pending.add(line);
     }
 }
 
-async fn write(database: Database, mut records: mpsc::Receiver<Record>) {
-    let mut batch = Batch::default();
-    loop {
-        if batch.settled.is_empty() {
-            let Some(record) = records.recv().await else { break };
-            batch.add(record);
-        } else {
-            tokio::time::sleep(RETRY_AFTER).await; // the last try was refused
-        }
-        // What waits is bounded by the slots of the channel, so a refused batch may grow past BATCH_MAX up to them.
-        let mut taken = 0;
-        while taken < BATCH_MAX
-            && let Ok(record) = records.try_recv()
-        {
-            batch.add(record);
-            taken += 1;
-        }
-        batch.store(&database).await;
-        if records.is_closed() && !batch.settled.is_empty() && records.is_empty() {
-            tracing::error!(lost = batch.settled.len(), "ending with settlements that the database refused");
-            break; // their reservations are still stored and will be settled as unconfirmed
-        }
+async fn retry(database: Database, pending: Pending) -> Result<(), DatabaseError> {
+    tokio::time::sleep(RETRY_AFTER).await;
+    if pending.is_empty() {
+        return database.check_writable().await;
     }
+    database.replay(&pending.reservations, &pending.settled).await
 }

@@ -70,6 +70,30 @@ impl Chunk {
         self.choices.iter().any(|choice| choice.delta.says_something() || choice.finish_reason.is_some())
     }
 
+    /// True where a choice ended because the provider failed.
+    pub fn has_failed(&self) -> bool {
+        self.choices.iter().any(|choice| choice.finish_reason.as_deref() == Some("error"))
+    }
+
+    /// About the memory it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        const EMPTY: usize = 256;
+        let json = |values: &Map<String, Value>| {
+            values.iter().map(|(name, value)| name.len() + value.as_str().map_or(64, str::len) + 64).sum::<usize>()
+        };
+        let choice = |choice: &ChunkChoice| {
+            let text = |text: &Option<String>| text.as_deref().map_or(0, str::len);
+            let calls = choice.delta.tool_calls.iter().flatten().map(|call| 256 + call.to_string().len());
+            EMPTY
+                + text(&choice.delta.content)
+                + text(&choice.delta.refusal)
+                + calls.sum::<usize>()
+                + json(&choice.delta.extra)
+                + json(&choice.extra)
+        };
+        EMPTY + self.choices.iter().map(choice).sum::<usize>() + json(&self.extra)
+    }
+
     /// Characters of visible text, for estimating the usage of a cut stream.
     pub fn text_chars(&self) -> usize {
         let visible = |choice: &ChunkChoice| choice.delta.content.as_deref().map_or(0, |text| text.chars().count());

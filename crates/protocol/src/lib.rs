@@ -6,6 +6,7 @@ mod fingerprint;
 mod reply;
 mod request;
 mod sse;
+mod told;
 mod usage;
 
 pub use event::{Chunk, ChunkChoice, Collector, Delta, replay};
@@ -15,4 +16,5 @@ pub use request::{
     CacheMode, CacheOptions, ChatRequest, Content, FieldError, Message, Part, ProviderPreferences, Role, SluiceOptions,
 };
 pub use sse::{SseDecoder, SseError};
+pub use told::Told;
 pub use usage::Usage;

@@ -64,6 +64,18 @@ impl Default for AssistantMessage {
 }
 
 impl Reply {
+    /// True where no choice says anything and none says why it ended: an answer of nothing.
+    pub fn is_empty(&self) -> bool {
+        self.choices.iter().all(|choice| {
+            let message = &choice.message;
+            choice.finish_reason.is_none()
+                && message.content.as_deref().unwrap_or("").is_empty()
+                && message.refusal.is_none()
+                && message.tool_calls.is_empty()
+                && message.extra.values().all(Value::is_null)
+        })
+    }
+
     /// True where the answer may be stored and given again: one choice, stopped by itself, with text, neither refused
     /// nor asking for a tool.
     pub fn is_complete_text(&self) -> bool {

@@ -135,6 +135,12 @@ pub struct SluiceOptions {
     /// Asks for the decision trace in the reply.
     #[serde(default)]
     pub trace: bool,
+    /// Ends the request after this time, waiting and all tries included.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// Leaves an endpoint whose stream has no content by then.
+    #[serde(default)]
+    pub first_token_timeout_ms: Option<u64>,
 }
 
 /// The `sluice.cache` object.
@@ -231,6 +237,13 @@ impl ChatRequest {
         }
         if !(1..=N_MAX).contains(&self.n) {
             return Err(FieldError::new("n", format!("{}; use a whole number from 1 to {N_MAX}", self.n)));
+        }
+        let deadlines = [
+            ("sluice.timeout_ms", self.sluice.timeout_ms),
+            ("sluice.first_token_timeout_ms", self.sluice.first_token_timeout_ms),
+        ];
+        if let Some((field, _)) = deadlines.into_iter().find(|(_, deadline)| *deadline == Some(0)) {
+            return Err(FieldError::new(field, "0; allow at least 1 millisecond or leave the field out"));
         }
         if let Some(quality) = self.sluice.quality_min.filter(|value| !(0.0..=1.0).contains(value)) {
             return Err(FieldError::new("sluice.quality_min", format!("{quality}; use a number from 0 to 1")));

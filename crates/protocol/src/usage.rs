@@ -40,6 +40,16 @@ impl Usage {
         })
     }
 
+    /// The usage of an answer whose provider did not state it, at about 4 bytes a token.
+    pub fn estimate(prompt_bytes: usize, text_chars: usize) -> Self {
+        Self {
+            input_tokens: prompt_bytes.div_ceil(4) as u64,
+            output_tokens: text_chars.div_ceil(4) as u64,
+            estimated: true,
+            ..Self::default()
+        }
+    }
+
     /// Writes OpenAI's `usage` object; the inverse of [`Usage::from_openai`].
     pub fn to_openai(self) -> Map<String, Value> {
         let prompt = self.prompt_tokens();

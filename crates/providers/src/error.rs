@@ -1,5 +1,7 @@
 //! Why an upstream call failed, and what follows from it.
 
+use crate::breaker::Outcome;
+use protocol::Usage;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -14,6 +16,15 @@ pub struct Failure {
     /// A sentence for the operator and, for refused requests, the client; never holds a credential or an address.
     pub message: String,
     pub retry_after: Option<Duration>,
+    /// What the provider said that the failed answer used.
+    pub usage: Option<Usage>,
+}
+
+impl Failure {
+    pub(crate) fn new(provider: &str, kind: Kind, message: impl Into<String>) -> Self {
+        let provider = provider.to_owned();
+        Self { kind, provider, status: None, message: message.into(), retry_after: None, usage: None }
+    }
 }
 
 /// What happened.
@@ -25,7 +36,9 @@ pub enum Kind {
     Timeout,
     /// 429.
     RateLimited,
-    /// 500 and above.
+    /// 503 and 529: the provider has too much to do.
+    Overloaded,
+    /// Any other status of 500 and above, or a redirect.
     Broken,
     /// 401, 402 or 403: our credential, not the client's.
     Credential,
@@ -35,26 +48,55 @@ pub enum Kind {
     Refused,
     /// The answer is not of the dialect, has no choice, or holds an error.
     Malformed,
+    /// A complete answer with nothing in it.
+    Empty,
     /// The stream ended without a terminal event.
     Cut,
     /// The answer, one event or the headers are larger than our limits.
     TooLarge,
+    /// Not called, because it has been failing.
+    Failing,
 }
 
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    TryNext,
+    /// The request itself is at fault: nobody else can help.
     Stop,
+    /// Another endpoint can help; trying this one again soon cannot.
+    TryNext,
+    /// Another endpoint can help, and so can a second try here.
+    TryNextOrAgain,
 }
 
 impl Kind {
-    /// Another endpoint can help unless the request itself is at fault.
+    /// What follows for the request.
     pub fn action(self) -> Action {
         match self {
             Self::Refused => Action::Stop,
-            _ => Action::TryNext,
+            Self::Timeout | Self::Credential | Self::NoSuchModel | Self::TooLarge | Self::Failing => Action::TryNext,
+            Self::Unreachable
+            | Self::RateLimited
+            | Self::Overloaded
+            | Self::Broken
+            | Self::Malformed
+            | Self::Empty
+            | Self::Cut => Action::TryNextOrAgain,
         }
+    }
+
+    /// What follows for the endpoint's health; `None` says nothing about it.
+    pub(crate) fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Refused | Self::RateLimited | Self::Failing => None,
+            Self::Credential | Self::NoSuchModel => Some(Outcome::Hopeless),
+            _ => Some(Outcome::Bad),
+        }
+    }
+
+    /// True where the provider was at work before the failure, so that it may bill for it.
+    pub(crate) fn may_be_billed(self) -> bool {
+        matches!(self, Self::Timeout | Self::Malformed | Self::Empty | Self::Cut | Self::TooLarge)
     }
 
     /// A short name for metrics and records.
@@ -63,13 +105,16 @@ impl Kind {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
             Self::Broken => "broken",
             Self::Credential => "credential",
             Self::NoSuchModel => "no_such_model",
             Self::Refused => "refused",
             Self::Malformed => "malformed",
+            Self::Empty => "empty",
             Self::Cut => "cut",
             Self::TooLarge => "too_large",
+            Self::Failing => "failing",
         }
     }
 
@@ -80,6 +125,7 @@ impl Kind {
             404 => Self::NoSuchModel,
             408 => Self::Timeout,
             429 => Self::RateLimited,
+            503 | 529 => Self::Overloaded,
             _ => Self::Broken,
         }
     }

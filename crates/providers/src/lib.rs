@@ -1,15 +1,32 @@
-//! Sends a request upstream and decodes its reply: the one outbound client, its deadlines and limits, and fallback.
+//! Sends a request upstream and decodes its reply: the one outbound client, its deadlines and limits, and everything
+//! that keeps a request alive while providers fail: breakers, the queue, second tries, hedges, fallback.
 
+mod attempt;
+mod body;
+mod breaker;
+mod budget;
 mod client;
 mod config;
+mod credential;
 mod error;
+mod execute;
+mod gate;
+mod latencies;
 mod outbound;
+mod queue;
 mod secret;
+mod settings;
+mod slot;
 mod stream;
 
-pub use client::{Answer, Attempt, Call, Success, Upstreams};
+pub use attempt::{Attempt, Attempts, Outcome};
+pub use client::Answer;
 pub use config::{Kind, KnownProvider, Provider, ProviderConfig, ProviderError, known_providers};
 pub use error::{Action, Failure, Kind as FailureKind};
+pub use execute::{Call, Execution, Providers, Success, Upstreams};
+pub use gate::{Refusal, Ticket};
 pub use outbound::{Outbound, Received};
 pub use secret::Secret;
+pub use settings::ExecutionConfig;
+pub use slot::Limit;
 pub use stream::ReplyStream;

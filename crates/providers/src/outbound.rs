@@ -1,6 +1,7 @@
 //! Plain outbound requests of the gateway's own tools, through the same client rules as provider calls.
 
-use crate::client::{LIMITS, builder, read_capped};
+use crate::body::Body;
+use crate::client::{LIMITS, builder, send_failure};
 use crate::error::Failure;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use std::time::Duration;
@@ -45,9 +46,9 @@ impl Outbound {
         let by = Instant::now() + self.deadline;
         let request = self.client.post(url).timeout(self.deadline).header(CONTENT_TYPE, "application/json");
         let request = request.header(AUTHORIZATION, format!("Bearer {token}")).body(body);
-        let response = request.send().await.map_err(|error| crate::client::send_failure(url, &error))?;
+        let response = request.send().await.map_err(|error| send_failure(url, &error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = read_capped(url, response, LIMITS.reply_bytes_max, by).await?;
+        let body = Body::open(url, response)?.read_all(LIMITS.reply_bytes_max, by).await?;
         Ok(Received { status, headers, body })
     }
 }

@@ -1,73 +1,87 @@
 //! A streamed answer: decoded chunks with their deadlines and limits.
 
+use crate::body::Body;
+use crate::breaker::Outcome;
 use crate::client::LIMITS;
-use crate::config::Provider;
 use crate::error::{Failure, Kind};
-use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use crate::gate::Permit;
 use protocol::dialect::openai_chat::{self, StreamItem};
-use protocol::{Chunk, Collector, SseDecoder, SseError};
+use protocol::{Chunk, Collector, SseDecoder, SseError, Usage};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A streamed answer whose first content has arrived; dropping it cancels the upstream.
 pub struct ReplyStream {
-    provider: Arc<Provider>,
-    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    provider: String,
+    body: Body,
     decoder: SseDecoder,
     ready: VecDeque<Result<StreamItem, Failure>>,
-    received_bytes: usize,
-    reply_bytes_max: usize,
     collector: Collector,
     /// How many alternatives were asked for.
     choices: u64,
+    idle: Duration,
     deadline: Instant,
+    empty_events: usize,
     ended: bool,
+    /// Held as long as the upstream is at work.
+    permit: Option<Permit>,
 }
 
 impl ReplyStream {
     /// Reads until something a client would see has arrived; up to then another endpoint can still answer.
     pub(crate) async fn open(
-        provider: Arc<Provider>,
-        response: reqwest::Response,
+        provider: &str,
+        body: Body,
         choices: u64,
-        (first_by, deadline): (Instant, Instant),
+        (first_by, deadline, idle): (Instant, Instant, Duration),
     ) -> Result<Self, Failure> {
         let mut stream = Self {
-            provider,
-            body: response.bytes_stream().boxed(),
+            provider: provider.to_owned(),
+            body,
             decoder: SseDecoder::new(LIMITS.event_bytes_max),
             ready: VecDeque::new(),
-            received_bytes: 0,
-            reply_bytes_max: LIMITS.reply_bytes_max,
-            choices,
             collector: Collector::default(),
+            choices,
+            idle,
             deadline,
+            empty_events: 0,
             ended: false,
+            permit: None,
         };
         let mut held = VecDeque::new();
+        let mut usage = None;
         loop {
             let Some(item) = stream.next_item(first_by).await else {
-                let failure = stream.fail(Kind::Cut, "the stream ended before any content");
-                return Err(failure);
+                return Err(stream.fail(Kind::Cut, "the stream ended before any content"));
             };
             match item? {
                 StreamItem::Chunk(chunk) => {
+                    if chunk.has_failed() {
+                        return Err(stream.fail(Kind::Broken, "the answer ended with an error"));
+                    }
+                    usage = chunk.usage.as_ref().and_then(Usage::from_openai).or(usage);
                     let has_content = chunk.has_content();
                     held.push_back(Ok(StreamItem::Chunk(chunk)));
                     if has_content {
                         break;
                     }
                 }
-                StreamItem::Done => return Err(stream.fail(Kind::Malformed, "the stream ended without content")),
+                StreamItem::Done => {
+                    let failure = stream.fail(Kind::Empty, "the stream ended without content");
+                    return Err(Failure { usage, ..failure });
+                }
                 StreamItem::Error(message) => return Err(stream.fail(Kind::Broken, message)),
             }
         }
         held.append(&mut stream.ready);
         stream.ready = held;
         Ok(stream)
+    }
+
+    /// Keeps the right to call until the end.
+    pub(crate) fn with_permit(self, permit: Permit) -> Self {
+        Self { permit: Some(permit), ..self }
     }
 
     /// The next chunk; `None` after a clean end.
@@ -78,8 +92,11 @@ impl ReplyStream {
         if self.ended {
             return None;
         }
-        let idle_by = (Instant::now() + self.provider.idle_timeout).min(self.deadline);
+        let idle_by = (Instant::now() + self.idle).min(self.deadline);
         let outcome = match self.next_item(idle_by).await {
+            Some(Ok(StreamItem::Chunk(chunk))) if chunk.has_failed() => {
+                Some(Err(self.fail(Kind::Broken, "the answer ended with an error")))
+            }
             Some(Ok(StreamItem::Chunk(chunk))) => {
                 self.collector.push(&chunk);
                 return Some(Ok(*chunk));
@@ -93,25 +110,29 @@ impl ReplyStream {
             Some(Err(failure)) => Some(Err(failure)),
         };
         self.ended = true;
+        if let (Some(Err(_)), Some(permit)) = (&outcome, &self.permit) {
+            permit.record(Outcome::Bad);
+        }
         outcome
+    }
+
+    /// The answer so far, put together.
+    pub fn into_collected(self) -> Collector {
+        self.collector
     }
 
     /// `None` at the end of the body.
     async fn next_item(&mut self, by: Instant) -> Option<Result<StreamItem, Failure>> {
+        // An upstream that sends without a pause must not keep the thread from other requests.
+        tokio::task::consume_budget().await;
         loop {
             if let Some(item) = self.ready.pop_front() {
-                return Some(item);
+                return Some(self.counted(item));
             }
-            let bytes = match timeout_at(by, self.body.next()).await {
-                Err(_) => return Some(Err(self.fail(Kind::Timeout, "no data within the deadline"))),
-                Ok(None) => return None,
-                Ok(Some(Err(_))) => return Some(Err(self.fail(Kind::Cut, "the connection broke inside the answer"))),
-                Ok(Some(Ok(bytes))) => bytes,
+            let bytes = match self.body.next(by).await? {
+                Err(failure) => return Some(Err(failure)),
+                Ok(bytes) => bytes,
             };
-            self.received_bytes += bytes.len();
-            if self.received_bytes > self.reply_bytes_max {
-                return Some(Err(self.fail(Kind::TooLarge, format!("over {} bytes", self.reply_bytes_max))));
-            }
             match self.decoder.feed(&bytes) {
                 Ok(events) => {
                     let decoded = events.iter().map(|data| {
@@ -128,7 +149,20 @@ impl ReplyStream {
         }
     }
 
+    /// An endless stream of events that say nothing would otherwise pass every limit of bytes.
+    fn counted(&mut self, item: Result<StreamItem, Failure>) -> Result<StreamItem, Failure> {
+        match &item {
+            Ok(StreamItem::Chunk(chunk)) if !chunk.has_content() => self.empty_events += 1,
+            _ => self.empty_events = 0,
+        }
+        if self.empty_events > LIMITS.empty_events_max {
+            let message = format!("over {} events in a row say nothing", LIMITS.empty_events_max);
+            return Err(self.fail(Kind::TooLarge, message));
+        }
+        item
+    }
+
     fn fail(&self, kind: Kind, message: impl Into<String>) -> Failure {
-        Failure { kind, provider: self.provider.name.clone(), status: None, message: message.into(), retry_after: None }
+        Failure::new(&self.provider, kind, message)
     }
 }

@@ -45,6 +45,8 @@ pub struct Candidate {
     pub expected_cost_usd: f64,
     pub expected_output_tokens: u64,
     pub reason: String,
+    /// Neighbours of one rank are equally good: the healthier goes first.
+    pub rank: usize,
 }
 
 /// One endpoint that cannot serve, and why.
@@ -114,6 +116,7 @@ pub fn decide(question: Question<'_>) -> Route {
                 quality: quality.filter(|_| question.policy.is_some()),
                 expected_output_tokens: output,
                 reason: "named by the request".to_owned(),
+                rank: 0,
             });
         }
         order_endpoints(request, &mut candidates);
@@ -122,7 +125,18 @@ pub fn decide(question: Question<'_>) -> Route {
     if let Some(policy) = question.policy {
         rank_by_policy(&mut route, policy, question, difficulty);
     }
+    number(request, &mut route.candidates);
     route
+}
+
+/// Gives one rank to neighbours of one model at one cost, unless the client ordered the providers itself.
+fn number(request: &ChatRequest, candidates: &mut [Candidate]) {
+    for at in 1..candidates.len() {
+        let (before, this) = (&candidates[at - 1], &candidates[at]);
+        let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
+        let rank = before.rank + usize::from(!equal || !request.provider.order.is_empty());
+        candidates[at].rank = rank;
+    }
 }
 
 /// Why an endpoint cannot serve a request, if it cannot.

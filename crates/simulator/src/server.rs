@@ -1,38 +1,34 @@
-//! The HTTP server of the simulator.
+//! The HTTP server of the simulator: the provider's API, and `/control` for those who test against it.
 
+use crate::answer::{Answer, error};
 use crate::answers::Answers;
-use crate::model::{Fault, SimulatedModel};
-use axum::body::Body;
+use crate::fault::{FAULTS, Fault, Rule};
+use crate::log::{Counters, Log, Seen, Watched};
+use crate::model::SimulatedModel;
+use crate::reply::{last_user_text, reply};
+use crate::wire::{ResetOnClose, Wire};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use bytes::Bytes;
-use futures_util::stream::{self, Stream, StreamExt};
-use protocol::dialect::openai_chat::{DONE, encode_event};
-use protocol::{Reply, replay};
+use axum::{Extension, Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
-const FLUSH: std::time::Duration = std::time::Duration::from_millis(20);
-/// Requests remembered at the most.
-const SEEN_MAX: usize = 10_000;
-
-/// One request as it arrived.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub model: String,
-    pub body: Value,
-    pub authorization: Option<String>,
-}
+const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A running simulator; dropping it stops it.
 pub struct Simulator {
@@ -44,9 +40,11 @@ pub struct Simulator {
 struct Shared {
     models: HashMap<String, SimulatedModel>,
     answers: Answers,
-    seen: Mutex<VecDeque<Seen>>,
-    arrived: AtomicU64,
-    cancelled: AtomicU64,
+    log: Arc<Log>,
+    /// Rules set at run time, with how many calls their model had had by then.
+    rules: Mutex<HashMap<String, (Rule, u64)>>,
+    /// When the latest calls of each limited model were let through.
+    passed: Mutex<HashMap<String, VecDeque<Instant>>>,
     open: watch::Sender<bool>,
 }
 
@@ -56,29 +54,38 @@ impl Simulator {
     /// # Errors
     /// When the listener has no address.
     pub fn start(listener: TcpListener, models: Vec<SimulatedModel>, answers: Answers) -> std::io::Result<Self> {
+        Self::with_log(listener, models, answers, None)
+    }
+
+    /// Starts on `listener` and writes a line for each ended call to `log`, as [`crate::Call`].
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub fn with_log(
+        listener: TcpListener,
+        models: Vec<SimulatedModel>,
+        answers: Answers,
+        log: Option<File>,
+    ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let state = Arc::new(Shared {
             models: models.into_iter().map(|model| (model.name.clone(), model)).collect(),
             answers,
-            seen: Mutex::new(VecDeque::new()),
-            arrived: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
+            log: Arc::new(Log::new(log)),
+            rules: Mutex::default(),
+            passed: Mutex::default(),
             open: watch::Sender::new(true),
         });
         let app = Router::new()
             .route("/v1/chat/completions", post(chat))
             .route("/v1/models", get(models_list))
+            .route("/control/faults", get(faults_list))
+            .route("/control/rule", post(set_rule))
+            .route("/control/counters", get(counters))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .with_state(Arc::clone(&state));
         let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(async move {
-            let serving = axum::serve(listener, app).into_future();
-            tokio::select! {
-                outcome = serving => { if let Err(error) = outcome { eprintln!("the simulator ended: {error}"); } }
-                () = stopped => {}
-            }
-        });
+        tokio::spawn(accept(listener, app, stop.clone()));
         Ok(Self { address, state, _stop: stop.drop_guard() })
     }
 
@@ -89,17 +96,27 @@ impl Simulator {
 
     /// Requests that have arrived so far.
     pub fn arrived(&self) -> u64 {
-        self.state.arrived.load(Ordering::Acquire)
+        self.state.log.arrived.load(Ordering::Acquire)
     }
 
     /// Answers whose client left before their end.
     pub fn cancelled(&self) -> u64 {
-        self.state.cancelled.load(Ordering::Acquire)
+        self.counters().cancelled
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> Counters {
+        self.state.log.counters()
     }
 
     /// The latest requests, oldest first.
     pub fn seen(&self) -> Vec<Seen> {
-        self.state.seen.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.state.log.seen()
+    }
+
+    /// Gives a model a rule, or none, from now on; `first` counts from here.
+    pub fn set_rule(&self, model: &str, rule: Option<Rule>) {
+        self.state.set_rule(model, rule);
     }
 
     /// Makes every request wait until [`Simulator::release`].
@@ -113,17 +130,68 @@ impl Simulator {
     }
 }
 
-/// Counts an answer as cancelled when it is dropped before its end.
-struct Watched {
-    state: Arc<Shared>,
-    ended: bool,
+async fn accept(listener: TcpListener, app: Router, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(20)).await; // out of descriptors, mostly
+            continue;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            eprintln!("no TCP_NODELAY: {error}");
+        }
+        let (wire, reset) = Wire::new(stream);
+        let service = TowerToHyperService::new(app.clone().layer(Extension(reset)));
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(wire), service);
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _broken = connection => {} // told to, or the client left
+                () = stopped.cancelled() => {}
+            }
+        });
+    }
 }
 
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.state.cancelled.fetch_add(1, Ordering::AcqRel);
+impl Shared {
+    fn set_rule(&self, model: &str, rule: Option<Rule>) {
+        let calls = self.log.counters().by_model.get(model).copied().unwrap_or(0);
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        match rule {
+            Some(rule) => drop(rules.insert(model.to_owned(), (rule, calls))),
+            None => drop(rules.remove(model)),
         }
+    }
+
+    /// The rule of this call and the fault it means: the prompt's own, else the one set at run time, else the model's.
+    fn rule(&self, model: &SimulatedModel, prompt: &str, nth: u64) -> (Option<Rule>, Option<Fault>) {
+        let set = self.rules.lock().unwrap_or_else(PoisonError::into_inner).get(&model.name).copied();
+        let (rule, nth) = match (Rule::directive(prompt), set) {
+            (Some(rule), _) => (Some(rule), nth),
+            (None, Some((rule, since))) => (Some(rule), nth.saturating_sub(since)),
+            (None, None) => (model.rule, nth),
+        };
+        let fault = rule.and_then(|rule| rule.fault_of(nth));
+        let within = |rule: Rule| rule.per_second.is_none_or(|most| self.passes(&model.name, most));
+        (rule, fault.filter(|fault| *fault != Fault::Limited || !rule.is_some_and(within)))
+    }
+
+    /// True where fewer than `per_second` calls were let through in the last second; then this one is.
+    fn passes(&self, model: &str, per_second: u64) -> bool {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = passed.entry(model.to_owned()).or_default();
+        let now = Instant::now();
+        while latest.front().is_some_and(|at| now.duration_since(*at) >= Duration::from_secs(1)) {
+            latest.pop_front();
+        }
+        let passes = (latest.len() as u64) < per_second;
+        if passes {
+            latest.push_back(now);
+        }
+        passes
     }
 }
 
@@ -137,172 +205,59 @@ async fn models_list(State(state): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({"object": "list", "data": rows}))
 }
 
-async fn chat(State(state): State<Arc<Shared>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
-    state.arrived.fetch_add(1, Ordering::AcqRel);
-    let name = body["model"].as_str().unwrap_or_default().to_owned();
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    {
-        let mut seen = state.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() == SEEN_MAX {
-            seen.pop_front();
-        }
-        seen.push_back(Seen { model: name.clone(), body: body.clone(), authorization });
+async fn faults_list() -> Json<Value> {
+    Json(json!({ "data": FAULTS.map(Fault::name).to_vec() }))
+}
+
+async fn counters(State(state): State<Arc<Shared>>) -> Json<Counters> {
+    Json(state.log.counters())
+}
+
+/// What `/control/rule` takes: a rule for a model, or `null` to take it back.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewRule {
+    model: String,
+    rule: Option<Rule>,
+}
+
+async fn set_rule(State(state): State<Arc<Shared>>, Json(new): Json<NewRule>) -> Response {
+    if !state.models.contains_key(&new.model) {
+        return error(StatusCode::NOT_FOUND, &format!("the simulator has no model `{}`", new.model));
     }
-    let Some(model) = state.models.get(&name).cloned() else {
-        return error(StatusCode::NOT_FOUND, format!("the simulator has no model `{name}`"));
+    state.set_rule(&new.model, new.rule);
+    Json(json!({"ok": true})).into_response()
+}
+
+async fn chat(
+    State(state): State<Arc<Shared>>,
+    Extension(reset): Extension<ResetOnClose>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
+    let name = body["model"].as_str().unwrap_or_default();
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let nth = state.log.arrived(name, &body, authorization);
+    let mut watched = Watched::new(Arc::clone(&state.log), name, &body);
+    let Some(model) = state.models.get(name).cloned() else {
+        watched.fail();
+        return error(StatusCode::NOT_FOUND, &format!("the simulator has no model `{name}`"));
     };
-    let mut watched = Watched { state: Arc::clone(&state), ended: false };
     if !*state.open.borrow() {
         let mut open = state.open.subscribe();
         let _closed = open.wait_for(|open| *open).await; // the sender lives as long as the state
     }
+    let (rule, fault) = state.rule(&model, &last_user_text(&body), nth);
+    watched.meets(fault);
     tokio::time::sleep(model.latency).await;
-    let reply = reply(&state.answers, &model, &body);
-    let streamed = body["stream"].as_bool().unwrap_or(false);
-    match model.fault {
-        Some(Fault::RateLimited) => {
-            watched.ended = true;
-            let mut response = error(StatusCode::TOO_MANY_REQUESTS, "slow down".to_owned());
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("7"));
-            response
-        }
-        Some(Fault::Broken) => {
-            watched.ended = true;
-            error(StatusCode::INTERNAL_SERVER_ERROR, "the simulator was told to fail".to_owned())
-        }
+    match fault {
         Some(Fault::Hang) => std::future::pending().await,
-        fault if streamed => stream_reply(watched, &reply, fault, model.latency),
-        Some(Fault::CutBeforeContent | Fault::CutAfterContent) => {
-            watched.ended = true;
-            let half = reply_bytes(&reply).slice(..10);
-            Response::new(Body::from_stream(stream::iter([Ok(half), Err(std::io::Error::other("cut"))])))
+        Some(Fault::Slow) => {
+            tokio::time::sleep(rule.and_then(|rule| rule.delay_ms).map_or(SLOW, Duration::from_millis)).await;
         }
-        _ => {
-            watched.ended = true;
-            ([(header::CONTENT_TYPE, "application/json")], reply_bytes(&reply)).into_response()
-        }
+        _ => {}
     }
-}
-
-fn reply_bytes(reply: &Reply) -> Bytes {
-    Bytes::from(serde_json::to_vec(reply).unwrap_or_default())
-}
-
-fn error(status: StatusCode, message: String) -> Response {
-    (status, Json(json!({"error": {"message": message, "type": "simulated", "code": status.as_u16()}}))).into_response()
-}
-
-fn stream_reply(watched: Watched, reply: &Reply, fault: Option<Fault>, latency: std::time::Duration) -> Response {
-    let chunks = replay(reply);
-    let mut events: VecDeque<Result<Bytes, std::io::Error>> = VecDeque::new();
-    let cut = || Err(std::io::Error::other("cut"));
-    let contents = match fault {
-        Some(Fault::CutBeforeContent) => 1,
-        Some(Fault::CutAfterContent) => 2,
-        _ => chunks.len(),
-    };
-    for chunk in chunks.iter().take(contents) {
-        events.push_back(encode_event(chunk).map(Bytes::from).map_err(std::io::Error::other));
-    }
-    if contents < chunks.len() {
-        events.push_back(cut());
-    } else {
-        let mut usage = json!({"id": reply.id, "object": "chat.completion.chunk", "created": reply.created,
-            "model": reply.model, "choices": [], "usage": reply.usage});
-        usage["provider"] = json!("simulated");
-        events.push_back(encode_event(&usage).map(Bytes::from).map_err(std::io::Error::other));
-        events.push_back(Ok(Bytes::from_static(DONE.as_bytes())));
-    }
-    let body = Body::from_stream(paced(watched, events, latency));
-    ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
-}
-
-/// Sends the events one by one, a tenth of the first-token latency apart.
-fn paced(
-    watched: Watched,
-    events: VecDeque<Result<Bytes, std::io::Error>>,
-    latency: std::time::Duration,
-) -> impl Stream<Item = Result<Bytes, std::io::Error>> {
-    stream::unfold((watched, events), move |(mut watched, mut events)| async move {
-        let event = events.pop_front()?;
-        if event.is_err() {
-            tokio::time::sleep(FLUSH).await; // what was said before the cut must have left
-        }
-        if !latency.is_zero() {
-            tokio::time::sleep(latency / 10).await;
-        }
-        watched.ended = events.is_empty();
-        Some((event, (watched, events)))
-    })
-    .boxed()
-}
-
-/// The answer on file, cut to `max_tokens`; unknown prompts get a marked one that names the prompt.
-fn reply(answers: &Answers, model: &SimulatedModel, body: &Value) -> Reply {
-    let prompt = last_user_text(body);
-    let (mut text, mut output_tokens) = match answers.find(&prompt, &model.name) {
-        Some(answer) => (answer.text.clone(), answer.output_tokens),
-        None => {
-            let text = format!("[simulated] {} has no answer on file for: {}", model.name, shortened(&prompt));
-            let tokens = tokens(&text);
-            (text, tokens)
-        }
-    };
-    let mut message = json!({"role": "assistant", "content": text});
-    let mut finish_reason = "stop";
-    if let Some(function) = forced_tool(body) {
-        message = json!({"role": "assistant", "content": null, "tool_calls": [{"id": "call_simulated", "type": "function",
-            "function": {"name": function, "arguments": "{\"city\":\"Paris\"}"}}]});
-        finish_reason = "tool_calls";
-    } else if body.pointer("/response_format/type").and_then(Value::as_str) == Some("json_schema") {
-        message["content"] = json!("{\"simulated\":true}");
-    } else if let Some(cap) = cap(body).filter(|cap| *cap < output_tokens) {
-        let keep = text.chars().count() as u64 * cap / output_tokens.max(1);
-        text = text.chars().take(keep as usize).collect();
-        message["content"] = json!(text);
-        output_tokens = cap;
-        finish_reason = "length";
-    }
-    if model.fault == Some(Fault::Overruns) {
-        output_tokens *= 100;
-    }
-    let prompt_tokens = body["messages"]
-        .as_array()
-        .map_or(0, |messages| messages.iter().map(|message| tokens(&message["content"].to_string())).sum::<u64>());
-    let value = json!({
-        "id": "sim-0", "object": "chat.completion", "created": 0, "model": model.name, "provider": "simulated",
-        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
-        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": output_tokens,
-            "total_tokens": prompt_tokens + output_tokens}
-    });
-    serde_json::from_value(value).expect("the literal above is a reply")
-}
-
-/// A function is called where `tools` are offered and the last message is not yet a tool's result.
-fn forced_tool(body: &Value) -> Option<String> {
-    let last_role = body["messages"].as_array()?.last()?["role"].as_str()?;
-    let name = body["tools"].as_array()?.first()?.pointer("/function/name")?.as_str()?;
-    (last_role == "user").then(|| name.to_owned())
-}
-
-fn cap(body: &Value) -> Option<u64> {
-    body["max_completion_tokens"].as_u64().or_else(|| body["max_tokens"].as_u64())
-}
-
-fn tokens(text: &str) -> u64 {
-    text.chars().count().div_ceil(4) as u64
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(200).collect()
-}
-
-fn last_user_text(body: &Value) -> String {
-    let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let Some(last) = messages.iter().rev().find(|message| message["role"] == "user") else { return String::new() };
-    match &last["content"] {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"),
-        _ => String::new(),
-    }
+    let answered = reply(&state.answers, name, fault, &body);
+    let streamed = body["stream"].as_bool().unwrap_or(false);
+    Answer { watched, rule, fault, streamed, latency: model.latency, reset }.respond(&answered)
 }

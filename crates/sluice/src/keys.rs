@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::serve::read_config;
 use catalog::NanoUsd;
 use database::{Database, sqlite_path};
-use ledger::{DEFAULT_TENANT, make_key, now_ms};
+use ledger::{DEFAULT_TENANT, WantedKey, make_key, now_ms};
 use std::path::PathBuf;
 
 #[derive(clap::Subcommand)]
@@ -19,6 +19,9 @@ pub(crate) enum Command {
         /// The tenant that owns the key.
         #[arg(long, default_value = DEFAULT_TENANT)]
         tenant: String,
+        /// Within the tenant, the highest is served first when an endpoint is at its limit.
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        priority: i64,
         #[command(flatten)]
         place: Place,
     },
@@ -44,29 +47,36 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    async fn open(&self) -> Result<Database, Failure> {
+    pub(crate) async fn open(&self) -> Result<Database, Failure> {
+        Ok(Database::open(&self.path()?).await?)
+    }
+
+    /// Where the money file lies.
+    pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
         let file = read_config(self.config.as_deref())?;
         let url = &file.database().url;
-        let path =
-            sqlite_path(url).ok_or_else(|| Failure::Usage(format!("database.url: `{url}` is no sqlite:// URL")))?;
-        Ok(Database::open(&path).await?)
+        sqlite_path(url).ok_or_else(|| Failure::Usage(format!("database.url: `{url}` is no sqlite:// URL")))
     }
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Create { name, limit, tenant, place } => create(&place, &name, limit, &tenant).await,
+        Command::Create { name, limit, tenant, priority, place } => {
+            let limit = limit.map(dollars).transpose()?;
+            create(&place, WantedKey { tenant: &tenant, name: &name, limit, priority }).await
+        }
         Command::List { place } => list(&place).await,
         Command::Revoke { key, place } => revoke(&place, &key).await,
     }
 }
 
-async fn create(place: &Place, name: &str, limit: Option<f64>, tenant: &str) -> Result<(), Failure> {
-    let limit = limit.map(|usd| {
-        let limit = NanoUsd::from_usd(usd).filter(|limit| *limit >= NanoUsd::ZERO);
-        limit.ok_or_else(|| Failure::Usage(format!("--limit: {usd} is no amount; use dollars, 0 or more")))
-    });
-    let (key, row) = make_key(&place.open().await?, tenant, name, limit.transpose()?).await?;
+fn dollars(usd: f64) -> Result<NanoUsd, Failure> {
+    let limit = NanoUsd::from_usd(usd).filter(|limit| *limit >= NanoUsd::ZERO);
+    limit.ok_or_else(|| Failure::Usage(format!("--limit: {usd} is no amount; use dollars, 0 or more")))
+}
+
+async fn create(place: &Place, wanted: WantedKey<'_>) -> Result<(), Failure> {
+    let (key, row) = make_key(&place.open().await?, wanted).await?;
     println!("{key}");
     eprintln!("key `{}` of tenant `{}`; it is not shown again", row.name, row.tenant_id);
     Ok(())

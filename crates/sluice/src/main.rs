@@ -5,6 +5,8 @@ mod demo;
 mod eval;
 mod failure;
 mod keys;
+mod ledger;
+mod reload;
 mod serve;
 mod simulate;
 mod train;
@@ -31,6 +33,9 @@ enum Command {
     /// Makes, lists and revokes virtual keys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Lists and closes requests whose cost nobody confirmed.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Starts a provider that answers from a file or with marked synthetic text.
     Simulate(simulate::Arguments),
     /// Fits a model on recorded outcomes.
@@ -54,6 +59,7 @@ async fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Check(arguments) => check::run(&arguments),
         Command::Keys(command) => keys::run(command).await,
+        Command::Ledger(command) => ledger::run(command).await,
         Command::Simulate(arguments) => simulate::run(arguments).await,
         Command::Train(command) => train::run(command),
         Command::Eval(command) => eval::run(command),

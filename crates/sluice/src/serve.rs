@@ -1,6 +1,7 @@
 //! `sluice serve`: the gateway, and with no credential at all the simulator behind it.
 
 use crate::failure::Failure;
+use crate::reload::Source;
 use gateway::{App, ConfigFile, StartError, serve};
 use simulator::{Answers, SimulatedModel, Simulator};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 /// The file that is read without `--config`.
-const DEFAULT_FILE: &str = "sluice.toml";
+pub(crate) const DEFAULT_FILE: &str = "sluice.toml";
 
 pub(crate) fn read_config(named: Option<&Path>) -> Result<ConfigFile, Failure> {
     match named {
@@ -41,14 +42,19 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         None
     };
     let address = arguments.listen.unwrap_or_else(|| file.listen().to_owned());
-    let config = file.check(environment, simulator.as_ref().map(Simulator::base_url).as_deref())?;
+    let simulated = simulator.as_ref().map(Simulator::base_url);
+    let config = file.check(environment, simulated.as_deref())?;
     let admin_key = environment(&config.server.admin_key_env).filter(|key| !key.trim().is_empty());
     let listener =
         TcpListener::bind(&address).await.map_err(|source| StartError::Listen { address: address.clone(), source })?;
     let started = App::start(config, admin_key.as_deref()).await?;
     greet(&started, listener.local_addr()?);
     let gateway = serve(started, listener)?;
-    stop_signal().await;
+    let source = Source { file: arguments.config, simulator: simulated };
+    tokio::select! {
+        () = source.watch(&gateway) => {}
+        () = stop_signal() => {}
+    }
     eprintln!("stopping: requests under way may finish");
     gateway.stop().await;
     Ok(())

@@ -18,6 +18,9 @@ pub(crate) struct Arguments {
     /// Time to the first token.
     #[arg(long, default_value_t = 50)]
     latency_ms: u64,
+    /// Writes one JSON line here for each call as it ended.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -27,9 +30,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let answers = arguments.answers.as_deref().map(Answers::read).transpose()?.unwrap_or_default();
     let models = SimulatedModel::shipped(Duration::from_millis(arguments.latency_ms));
-    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
-    let simulator = Simulator::start(TcpListener::bind(arguments.listen).await?, models, answers)?;
-    println!("simulated provider on {}; models: {}", simulator.base_url(), names.join(", "));
+    let log = arguments.log.map(|path| std::fs::OpenOptions::new().create(true).append(true).open(path)).transpose()?;
+    let simulator = Simulator::with_log(TcpListener::bind(arguments.listen).await?, models, answers, log)?;
+    println!("simulated provider on {}; models sim/small, sim/large, sim/fault-NAME;", simulator.base_url());
+    println!("GET /control/faults lists the names, POST /control/rule sets one, GET /control/counters counts");
     tokio::signal::ctrl_c().await?;
     Ok(())
 }

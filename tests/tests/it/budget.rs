@@ -1,8 +1,9 @@
 //! Money: limits hold under concurrency, short budgets shorten answers, and a crash loses nothing.
 
 use crate::stack::{Stack, endpoints, eventually, question};
+use catalog::NanoUsd;
 use database::{Database, Reservation};
-use ledger::{Ledger, Writer};
+use ledger::{Journal, Ledger, Writer};
 use serde_json::json;
 use std::time::Duration;
 
@@ -109,7 +110,7 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sluice.db");
     let database = Database::open(&path).await.expect("a database");
-    let (writer, _writing) = Writer::start(database.clone());
+    let (writer, _writing) = start_writer(&database, &path).await;
     let (ledger, keys) = Ledger::open(database.clone(), writer.clone(), Some("a")).await.expect("a ledger");
     let key = keys.and_then(|keys| keys.virtual_key).expect("the first start");
     let hash = ledger.authenticate(&key).await.expect("a caller").account.hash.clone();
@@ -123,7 +124,7 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     };
     writer.reserve(open).await.expect("stored");
     drop((ledger, writer)); // no settlement: as after kill -9
-    let (writer, _writing) = Writer::start(database.clone());
+    let (writer, _writing) = start_writer(&database, &path).await;
     let (ledger, keys) = Ledger::open(database.clone(), writer, Some("a")).await.expect("a ledger");
     assert_eq!(keys, None, "keys are shown once");
     let record = ledger.generation("default", "gen-open").await.expect("a query").expect("a record");
@@ -131,6 +132,11 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     assert_eq!(database.open_reservations().await.expect("a count"), 0);
     assert_eq!(ledger.authenticate(&key).await.expect("a caller").account.used().0, 777);
     assert_eq!(database.charged_to_key(&hash).await.expect("sums"), (1, 777));
+}
+
+async fn start_writer(database: &Database, path: &std::path::Path) -> (Writer, tokio::task::JoinHandle<()>) {
+    let journal = Journal::open(&path.with_extension("journal"), false).expect("a journal");
+    Writer::start(database.clone(), journal, NanoUsd::ZERO).await.expect("a writer")
 }
 
 #[tokio::test]

@@ -92,6 +92,12 @@ impl Stack {
         }
         let mut text = format!("[database]\nurl = \"sqlite://{}\"\n", self.database().display());
         text.push_str("[embedding]\nbudget_ms = 10000\n");
+        if !self.config.contains("[server]") {
+            text.push_str("[server]\nstop_delay_ms = 1\n");
+        }
+        if !self.config.contains("[execution]") {
+            text.push_str("[execution]\nqueue_wait_max_ms = 500\nretry_backoff_ms = 10\n");
+        }
         for at in 0..3 {
             let url = self.simulator.base_url();
             text.push_str(&format!(

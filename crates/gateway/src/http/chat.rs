@@ -6,7 +6,9 @@ use crate::error::Error;
 use crate::flight::{Follower, Next};
 use crate::http::read_body;
 use crate::pipeline::{self, Asked, Delivery, drop_unserved, settle_hit};
+use crate::pressure::UnderWay;
 use crate::served::{Head, Hit, Served};
+use crate::telemetry;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use ledger::Settlement;
 use protocol::dialect::openai_chat::{DONE, encode_event};
-use protocol::{CacheMode, ChatRequest, Chunk, replay};
+use protocol::{CacheMode, ChatRequest, Chunk, Told};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -34,15 +36,29 @@ pub(super) async fn complete(State(app): State<App>, headers: HeaderMap, body: B
 }
 
 async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Response, Error> {
+    let server = &app.config.server;
+    let under_way =
+        app.pressure.admit(server.requests_max, Duration::from_millis(server.lag_max_ms)).ok_or_else(|| {
+            telemetry::shed("pressure");
+            Error::Overloaded
+        })?;
     let caller = auth::caller(app, headers).await?;
-    let body = read_body(app, body).await?;
+    let body = read_body(app, headers, body).await?;
     let request = read_request(&body, headers)?;
     let asked = pipeline::resolve(app, caller, request, started)?;
     let streamed = asked.request.stream;
     let (asked, delivery) = pipeline::run(app, asked).await?;
     let id = asked.id.clone();
-    let response =
-        if streamed { stream_out(app.clone(), asked, delivery).await } else { whole_out(app, &asked, delivery).await };
+    let delivered = async {
+        if streamed {
+            return stream_out(app.clone(), Arc::clone(&asked), delivery, under_way).await;
+        }
+        whole_out(app, &asked, delivery).await
+    };
+    let response = tokio::select! {
+        response = delivered => response,
+        () = app.closing.cancelled() => Err(Arc::new(Error::Stopping)),
+    };
     // From here on there is a record, so even an error carries its id.
     let mut response = response.unwrap_or_else(|error| (*error).clone().into_response());
     insert(response.headers_mut(), "x-generation-id", &id);
@@ -146,11 +162,18 @@ struct Outgoing {
     waiting: Option<Waiting>,
     /// Events that are ready to leave.
     ready: VecDeque<String>,
-    sent_chunks: bool,
+    /// What the client has been sent of the answer.
+    told: Told,
     ended: bool,
+    _under_way: UnderWay,
 }
 
-async fn stream_out(app: App, asked: Arc<Asked>, delivery: Delivery) -> Result<Response, Arc<Error>> {
+async fn stream_out(
+    app: App,
+    asked: Arc<Asked>,
+    delivery: Delivery,
+    under_way: UnderWay,
+) -> Result<Response, Arc<Error>> {
     let (head, follower, waiting, served) = match delivery {
         Delivery::Ready(served) => (Arc::clone(&served.head), None, None, Some(served)),
         Delivery::Leading(mut follower) => (follower.head().await?, Some(follower), None, None),
@@ -175,8 +198,17 @@ async fn stream_out(app: App, asked: Arc<Asked>, delivery: Delivery) -> Result<R
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     describe(headers, &asked, &head);
-    let mut outgoing =
-        Outgoing { app, asked, head, follower, waiting, ready: VecDeque::new(), sent_chunks: false, ended: false };
+    let mut outgoing = Outgoing {
+        app,
+        asked,
+        head,
+        follower,
+        waiting,
+        ready: VecDeque::new(),
+        told: Told::default(),
+        ended: false,
+        _under_way: under_way,
+    };
     if let Some(served) = served {
         outgoing.end_well(&served);
     }
@@ -201,17 +233,21 @@ impl Outgoing {
                 return None;
             }
             let follower = self.follower.as_mut()?;
-            match tokio::time::timeout(KEEP_ALIVE, follower.next()).await {
-                Err(_) => return Some(": waiting for the provider\n\n".to_owned()),
-                Ok(Next::Chunk(chunk)) => self.push(&chunk),
-                Ok(Next::Ended(outcome)) => self.end(outcome),
+            let closing = self.app.closing.clone();
+            tokio::select! {
+                next = follower.next() => match next {
+                    Next::Chunk(chunk) => self.push(&chunk),
+                    Next::Ended(outcome) => self.end(outcome),
+                },
+                () = tokio::time::sleep(KEEP_ALIVE) => return Some(": waiting for the provider\n\n".to_owned()),
+                () = closing.cancelled() => self.end_badly(&Error::Stopping),
             }
         }
     }
 
     /// Sends a chunk on; its usage is kept back for the last one, so that it is counted once.
     fn push(&mut self, chunk: &Chunk) {
-        self.sent_chunks = true;
+        self.told.push(chunk);
         if chunk.choices.is_empty() && chunk.usage.is_some() {
             return;
         }
@@ -237,9 +273,7 @@ impl Outgoing {
 
     /// Sends what is left, the usage, and the terminal event.
     fn end_well(&mut self, served: &Served) {
-        if !self.sent_chunks {
-            replay(&served.reply).iter().for_each(|chunk| self.push(chunk));
-        }
+        self.told.clone().rest(&served.reply).iter().for_each(|chunk| self.push(chunk));
         let mut body = Map::new();
         body.insert("choices".to_owned(), json!([]));
         stamp(&mut body, &self.asked, &self.head, served.reply.created);
@@ -293,7 +327,7 @@ fn usage(served: &Served) -> Value {
         usage.extend(stated.clone());
     }
     usage.insert("cost".to_owned(), json!(served.cost.as_usd()));
-    usage.insert("cost_details".to_owned(), json!({"upstream_inference_cost": served.cost.as_usd()}));
+    usage.insert("cost_details".to_owned(), json!({"upstream_inference_cost": served.upstream.as_usd()}));
     usage.insert("is_byok".to_owned(), json!(false));
     Value::Object(usage)
 }
@@ -330,8 +364,11 @@ fn describe(headers: &mut HeaderMap, asked: &Asked, head: &Head) {
         insert(headers, "x-sluice-max-tokens", &max_tokens.to_string());
     }
     // A follower did not wait for itself, so what its leader waited can exceed its own time.
-    let overhead = asked.started.elapsed().saturating_sub(head.upstream_wait());
+    let overhead = asked.started.elapsed().saturating_sub(head.upstream_wait + head.queued);
     insert(headers, "x-sluice-overhead-us", &overhead.as_micros().to_string());
+    if !head.queued.is_zero() {
+        insert(headers, "x-sluice-queue-ms", &head.queued.as_millis().to_string());
+    }
 }
 
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {

@@ -64,7 +64,7 @@ fn row(generation: &Generation) -> Value {
     row["sluice"] = json!({
         "state": g.state, "cache": g.cache, "model_asked": g.model_asked, "endpoint": named(&g.endpoint),
         "reserved_usd": usd(g.reserved_nano), "overrun_usd": usd(g.overrun_nano), "saved_usd": usd(g.saved_nano),
-        "estimated": g.estimated, "failure": named(&g.failure),
+        "estimated": g.estimated, "queue_ms": g.queue_ms, "failure": named(&g.failure),
         "attempts": stored(&g.attempts), "trace": stored(&g.reasons),
     });
     row

@@ -42,6 +42,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     };
     let (exact, semantic) = app.cache.sizes();
     telemetry::cache_sizes(exact, semantic);
+    telemetry::load(app.pressure.under_way(), app.upstreams.waiting(), app.pressure.lag());
     recorder.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use catalog::NanoUsd;
-use ledger::{Account, DEFAULT_TENANT, LedgerError};
+use ledger::{Account, DEFAULT_TENANT, LedgerError, WantedKey};
 use protocol::FieldError;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,6 +24,9 @@ pub(super) struct NewKey {
     /// The tenant, OpenRouter's workspace.
     #[serde(default)]
     workspace_id: Option<String>,
+    /// Within the tenant, the highest is served first when an endpoint is at its limit.
+    #[serde(default)]
+    priority: i64,
 }
 
 pub(super) async fn create(
@@ -32,7 +35,7 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Error> {
     auth::operator(&app, &headers)?;
-    let new: NewKey = read_json(&app, body).await?;
+    let new: NewKey = read_json(&app, &headers, body).await?;
     if new.name.trim().is_empty() {
         return Err(FieldError::new("name", "empty; give the key a name to recognise it by").into());
     }
@@ -41,7 +44,8 @@ pub(super) async fn create(
         limit.ok_or_else(|| FieldError::new("limit", format!("{usd}; use dollars, 0 or more")))
     });
     let tenant = new.workspace_id.as_deref().unwrap_or(DEFAULT_TENANT);
-    let made = app.ledger.create_key(tenant, &new.name, limit.transpose()?).await.map_err(refused)?;
+    let wanted = WantedKey { tenant, name: &new.name, limit: limit.transpose()?, priority: new.priority };
+    let made = app.ledger.create_key(wanted).await.map_err(refused)?;
     Ok((StatusCode::CREATED, Json(json!({"data": row(&made.account), "key": made.key}))))
 }
 
@@ -66,6 +70,7 @@ fn row(account: &Account) -> Value {
         "limit": usd(account.limit()),
         "limit_remaining": usd(account.available()),
         "usage": account.used().as_usd(),
+        "priority": account.priority,
         "created_at": iso_time(account.created_ms),
     })
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
     let started = Instant::now();
     let caller = auth::caller(&app, &headers).await?;
-    let body = read_body(&app, body).await?;
+    let body = read_body(&app, &headers, body).await?;
     let request = super::chat::read_request(&body, &headers)?;
     let asked = pipeline::resolve(&app, caller, request, started)?;
     let exact = app.cache.exact(&asked.fingerprint).filter(|entry| asked.reads_cache() && asked.fits(entry));

@@ -19,6 +19,13 @@ pub(super) struct NewTenant {
     id: String,
     #[serde(default)]
     name: Option<String>,
+    /// Share of the turns beside other tenants, when an endpoint is at its limit.
+    #[serde(default = "one")]
+    weight: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 const ID_CHARS_MAX: usize = 64;
@@ -29,14 +36,17 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), Error> {
     auth::operator(&app, &headers)?;
-    let new: NewTenant = read_json(&app, body).await?;
+    let new: NewTenant = read_json(&app, &headers, body).await?;
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if new.id.is_empty() || new.id.len() > ID_CHARS_MAX || !new.id.chars().all(fits) {
         let problem = format!("`{}`; use 1 to {ID_CHARS_MAX} lower-case letters, digits and hyphens", new.id);
         return Err(FieldError::new("id", problem).into());
     }
+    if new.weight == 0 {
+        return Err(FieldError::new("weight", "0; use 1 or more").into());
+    }
     let name = new.name.as_deref().unwrap_or(&new.id);
-    let tenant = app.ledger.create_tenant(&new.id, name).await.map_err(keys::refused)?;
-    let row = json!({"id": tenant.id, "name": tenant.name, "created_at": iso_time(tenant.created_ms)});
+    let tenant = app.ledger.create_tenant(&new.id, name, new.weight).await.map_err(keys::refused)?;
+    let row = json!({"id": tenant.id, "name": tenant.name, "weight": tenant.weight, "created_at": iso_time(tenant.created_ms)});
     Ok((StatusCode::CREATED, Json(json!({ "data": row }))))
 }

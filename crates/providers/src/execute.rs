@@ -1,0 +1,327 @@
+//! One request at its candidates: fallback, second tries within the budget, hedging, until the first byte is good.
+
+use crate::attempt::{Attempts, Bills};
+use crate::breaker::Outcome;
+use crate::client::{Answer, Clients, Outgoing, call};
+use crate::config::{Deadlines, Provider};
+use crate::error::{Action, Failure, Kind};
+use crate::gate::{Gate, Permit, Refusal, Ticket};
+use crate::settings::ExecutionConfig;
+use crate::slot::Choice;
+use bytes::Bytes;
+use catalog::{Endpoint, NanoUsd};
+use protocol::dialect::openai_chat::{self, Target};
+use protocol::{ChatRequest, Usage};
+use rand::Rng;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Calls made for one request at the most.
+const ATTEMPTS_MAX: usize = 10;
+/// The longest pause before a second try.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Without `Retry-After` an endpoint that limits us is left alone for this long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A probe that takes longer gets company at once: the request must not pay for our curiosity.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One candidate of a request.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub endpoint: Arc<Endpoint>,
+    /// Candidates of one rank are equally good; lower ranks go first.
+    pub rank: usize,
+    /// The cap on output tokens to send upstream.
+    pub max_tokens: Option<u64>,
+    /// For estimating what a call that brings nothing may cost.
+    pub expected_output_tokens: u64,
+}
+
+/// The candidate that answered.
+pub struct Success {
+    pub answer: Answer,
+    pub call: Call,
+}
+
+/// All connections and everything known about endpoints; outlives a reload.
+#[derive(Debug, Clone, Default)]
+pub struct Upstreams {
+    gate: Arc<Gate>,
+    clients: Clients,
+}
+
+/// The providers of a configuration, by name.
+pub type Providers = BTreeMap<String, Arc<Provider>>;
+
+/// A request on its way through its candidates.
+pub struct Execution<'a> {
+    upstreams: &'a Upstreams,
+    request: &'a ChatRequest,
+    settings: &'a ExecutionConfig,
+    ticket: Ticket,
+    options: Vec<Candidate>,
+    choices: Arc<[Choice]>,
+    attempts: Attempts,
+    permit: Option<Permit>,
+}
+
+/// A call with one of its provider's credentials.
+struct Candidate {
+    call: Call,
+    provider: Arc<Provider>,
+    credential: usize,
+}
+
+/// What has failed so far.
+#[derive(Default)]
+struct Tried {
+    /// Not to be tried in this round.
+    all: HashSet<usize>,
+    /// Where a second try cannot help.
+    for_good: HashSet<usize>,
+    last: Option<Failure>,
+}
+
+impl Tried {
+    fn add(&mut self, choice: usize, failure: Failure) {
+        self.all.insert(choice);
+        if failure.kind.action() != Action::TryNextOrAgain {
+            self.for_good.insert(choice);
+        }
+        self.last = Some(failure);
+    }
+}
+
+impl Upstreams {
+    /// Prepares a request: each call with each credential of its provider. Calls at providers that are not configured
+    /// are left out.
+    pub fn execution<'a>(
+        &'a self,
+        request: &'a ChatRequest,
+        calls: Vec<Call>,
+        providers: &Providers,
+        settings: &'a ExecutionConfig,
+        ticket: Ticket,
+    ) -> Execution<'a> {
+        let mut options = Vec::new();
+        let mut choices = Vec::new();
+        for call in calls {
+            let Some(provider) = providers.get(&call.endpoint.provider) else { continue };
+            for (at, credential) in provider.credentials.iter().enumerate() {
+                choices.push(Choice {
+                    rank: call.rank,
+                    slot: format!("{}#{}", call.endpoint.id, credential.label),
+                    capacity: format!("{}#{}", provider.name, credential.label),
+                    limits: credential.limits,
+                    weight: credential.weight,
+                });
+                options.push(Candidate { call: call.clone(), provider: Arc::clone(provider), credential: at });
+            }
+        }
+        let expected = options.first().map_or(NanoUsd::ZERO, |option| expected_cost(request, &option.call));
+        self.gate.deposit(expected, settings);
+        let attempts = Attempts::default();
+        Execution {
+            upstreams: self,
+            request,
+            settings,
+            ticket,
+            options,
+            choices: choices.into(),
+            attempts,
+            permit: None,
+        }
+    }
+
+    /// Requests that wait for an endpoint at its limit.
+    pub fn waiting(&self) -> usize {
+        self.gate.waiting()
+    }
+}
+
+impl Execution<'_> {
+    /// Every call made, also after the request was given up.
+    pub fn attempts(&self) -> Attempts {
+        self.attempts.clone()
+    }
+
+    /// Takes the right to make the first call; waits where every candidate is at its limit. Returns the wait.
+    ///
+    /// # Errors
+    /// When nobody may be called.
+    pub async fn admit(&mut self) -> Result<Duration, Refusal> {
+        let none = HashSet::new();
+        let (permit, waited) = self.upstreams.gate.acquire(&self.choices, &none, &self.ticket, self.settings).await?;
+        self.permit = Some(permit);
+        Ok(waited)
+    }
+
+    /// Calls one candidate after the other until one answers; for a stream, until its first content has arrived.
+    ///
+    /// # Errors
+    /// With the last failure when nobody is left to try, or at once when the request itself is refused.
+    pub async fn first_success(mut self) -> Result<Success, Failure> {
+        let mut tried = Tried::default();
+        let mut round = 0;
+        let mut permit = self.permit.take();
+        loop {
+            if let Some(permit) = permit.take()
+                && let Some(success) = self.attempt(permit, &mut tried).await
+            {
+                return Ok(success);
+            }
+            let last =
+                tried.last.clone().unwrap_or_else(|| Failure::new("", Kind::Failing, "no endpoint may be called"));
+            if last.kind.action() == Action::Stop || self.attempts.count() >= ATTEMPTS_MAX {
+                return Err(last);
+            }
+            let gate = &self.upstreams.gate;
+            if let Ok(next) = gate.try_acquire(&self.choices, &tried.all, self.settings) {
+                permit = Some(next);
+                continue;
+            }
+            permit = Some(self.again(&mut tried, round).await.ok_or(last)?);
+            round += 1;
+        }
+    }
+
+    /// Waits for a second try at what failed, within budget and deadline.
+    async fn again(&self, tried: &mut Tried, round: u32) -> Option<Permit> {
+        if tried.for_good.len() == self.choices.len() || !self.upstreams.gate.withdraw_retry(self.settings) {
+            return None;
+        }
+        let pause = Duration::from_millis(self.settings.retry_backoff_ms).saturating_mul(1 << round.min(10));
+        let pause = pause.min(BACKOFF_MAX).mul_f64(rand::rng().random_range(0.0..=1.0)); // full jitter
+        if Instant::now() + pause >= self.ticket.deadline {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        tried.all.clone_from(&tried.for_good);
+        let next = self.upstreams.gate.acquire(&self.choices, &tried.for_good, &self.ticket, self.settings).await;
+        next.ok().map(|(permit, _)| permit)
+    }
+
+    /// One call, with a second beside it when the first is slow; `None` when it failed.
+    async fn attempt(&self, permit: Permit, tried: &mut Tried) -> Option<Success> {
+        let first_choice = permit.choice;
+        let patience = self.patience(&permit);
+        let mut first = std::pin::pin!(self.send(permit, false));
+        let second = match patience {
+            None => None,
+            Some((time, paid)) => tokio::select! {
+                outcome = &mut first => return noted(outcome, first_choice, tried),
+                () = tokio::time::sleep(time) => self.hedge(first_choice, &tried.all, paid),
+            },
+        };
+        let Some(second) = second else { return noted(first.await, first_choice, tried) };
+        let second_choice = second.choice;
+        let mut second = std::pin::pin!(self.send(second, true));
+        tokio::select! {
+            outcome = &mut first => match noted(outcome, first_choice, tried) {
+                Some(success) => Some(success),
+                None => noted(second.await, second_choice, tried),
+            },
+            outcome = &mut second => match noted(outcome, second_choice, tried) {
+                Some(success) => Some(success),
+                None => noted(first.await, first_choice, tried),
+            },
+        }
+    }
+
+    /// How long a call may be slow before it gets company, and whether that is paid from the budget for hedges.
+    fn patience(&self, permit: &Permit) -> Option<(Duration, bool)> {
+        if permit.is_probe && self.choices.len() > 1 {
+            return Some((PROBE_PATIENCE, false));
+        }
+        let hedged = self.settings.hedge_spend_max > 0.0;
+        let p95 = hedged.then(|| permit.p95(self.request.stream)).flatten()?;
+        Some((p95, true))
+    }
+
+    /// The right to a second call: at another candidate where one is free, else at the same.
+    fn hedge(&self, first: usize, tried: &HashSet<usize>, paid: bool) -> Option<Permit> {
+        let gate = &self.upstreams.gate;
+        let mut skip = tried.clone();
+        skip.insert(first);
+        let other = gate.try_acquire(&self.choices, &skip, self.settings);
+        let permit = match other {
+            Ok(permit) => permit,
+            Err(_) if paid => gate.try_acquire(&self.choices, tried, self.settings).ok()?,
+            Err(_) => return None, // a probe gets company elsewhere or none
+        };
+        let expected = expected_cost(self.request, &self.options[permit.choice].call);
+        (!paid || gate.withdraw_hedge(expected)).then_some(permit)
+    }
+
+    /// Makes one call and notes how it went.
+    async fn send(&self, permit: Permit, hedge: bool) -> Result<Success, Failure> {
+        let Candidate { call: wanted, provider, credential } = &self.options[permit.choice];
+        let (endpoint, credential) = (&wanted.endpoint, &provider.credentials[*credential]);
+        let target = Target {
+            model: &endpoint.name,
+            max_tokens: wanted.max_tokens,
+            max_tokens_field: &endpoint.max_tokens_field,
+            omit: &endpoint.rejects,
+        };
+        let under_way =
+            self.attempts.begin(Arc::clone(endpoint), &credential.label, bills(self.request, wanted), hedge);
+        let deadlines = Deadlines::of(provider, endpoint).tightened(&self.request.sluice);
+        let connect = deadlines.connect;
+        let outcome = match (openai_chat::encode_request(self.request, target), self.upstreams.clients.get(connect)) {
+            (Ok(body), Ok(client)) => {
+                let outgoing = Outgoing {
+                    provider,
+                    credential,
+                    deadlines,
+                    body: Bytes::from(body),
+                    streamed: self.request.stream,
+                    choices: self.request.n,
+                    by: self.ticket.deadline.into(),
+                };
+                call(&client, outgoing).await
+            }
+            (Err(error), _) => Err(Failure::new(&provider.name, Kind::Refused, format!("stream_options: {error}"))),
+            (_, Err(_)) => Err(Failure::new(&provider.name, Kind::Unreachable, "no TLS can be set up")),
+        };
+        match outcome {
+            Ok(answer) => {
+                under_way.answered();
+                permit.record(Outcome::Good);
+                permit.took(self.request.stream, under_way.elapsed());
+                let answer = match answer {
+                    Answer::Stream(stream) => Answer::Stream(Box::new(stream.with_permit(permit))),
+                    whole => whole,
+                };
+                Ok(Success { answer, call: wanted.clone() })
+            }
+            Err(failure) => {
+                under_way.failed(&failure);
+                tracing::info!(endpoint = %endpoint.id, kind = failure.kind.as_str(), "a call failed");
+                if let Some(outcome) = failure.kind.outcome() {
+                    permit.record(outcome);
+                }
+                if matches!(failure.kind, Kind::RateLimited | Kind::Overloaded) {
+                    permit.pause(failure.retry_after.unwrap_or(PAUSE));
+                }
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn noted(outcome: Result<Success, Failure>, choice: usize, tried: &mut Tried) -> Option<Success> {
+    outcome.map_err(|failure| tried.add(choice, failure)).ok()
+}
+
+fn bills(request: &ChatRequest, call: &Call) -> Bills {
+    let expected = Usage { output_tokens: call.expected_output_tokens, ..Usage::estimate(request.prompt_bytes(), 0) };
+    let begun = Usage::estimate(request.prompt_bytes(), 0);
+    // A stream without its first content has not cost output; a whole answer may have been all but done.
+    if request.stream { Bills { given_up: begun, expected: begun } } else { Bills { given_up: expected, expected } }
+}
+
+fn expected_cost(request: &ChatRequest, call: &Call) -> NanoUsd {
+    let input = Usage::estimate(request.prompt_bytes(), 0).input_tokens;
+    call.endpoint.price.cost(input, 0, call.expected_output_tokens)
+}
