@@ -10,7 +10,7 @@ use cache::{Entry, Put};
 use catalog::{Endpoint, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
-use providers::{Answer, Attempts, Call, Outcome, ReplyStream, Success, Ticket};
+use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
 use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -151,7 +151,8 @@ async fn first_success(
         priority: asked.caller.account.priority,
         deadline: asked.started + Duration::from_millis(time),
     };
-    let mut execution = app.upstreams.execution(&asked.request, calls, &app.config.providers, settings, ticket);
+    let order = Order { request: &asked.request, calls, providers: &app.config.providers, settings, ticket };
+    let mut execution = app.upstreams.execution(order);
     progress.attempts = execution.attempts();
     progress.queued = execution.admit().await.map_err(Error::Refused)?;
     let writer = &app.ledger.writer;

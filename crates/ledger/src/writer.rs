@@ -239,8 +239,10 @@ impl Books {
                         Ok(()) => {
                             pending.reservations.drain(..retried.reservations.len());
                             pending.settled.drain(..retried.settled.len());
-                            if pending.is_empty() {
-                                break;
+                            // It is back. What came meanwhile follows at once, or under load there would be no end.
+                            match self.database.replay(&pending.reservations, &pending.settled).await {
+                                Ok(()) => break,
+                                Err(error) => cause = error,
                             }
                         }
                         Err(error) if ended => {

@@ -173,6 +173,9 @@ impl ChatRequest {
     /// # Errors
     /// Names the first field that is missing, repeated, of the wrong type or out of range.
     pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
+        if depth(body) > DEPTH_MAX {
+            return Err(FieldError::new("body", format!("nested deeper than {DEPTH_MAX} levels; send a flatter one")));
+        }
         let raw: RawObject = serde_json::from_slice(body)
             .map_err(|error| FieldError::new("body", format!("not a JSON object this API accepts: {error}")))?;
         // What only one of two readers can read must not pass: the fingerprint reads every field.
@@ -275,6 +278,27 @@ impl ChatRequest {
     }
 }
 
+/// How deep the lists and objects of a JSON text go, without reading it any further.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+const DEPTH_MAX: usize = 64;
 const FIELDS_MAX: usize = 256;
 const MODELS_MAX: usize = 16;
 const NAME_BYTES_MAX: usize = 256;
@@ -348,6 +372,7 @@ mod tests {
     #[test]
     fn bad_requests_name_field_value_and_way_out() {
         check_refused("[]", "body", "expected a JSON object");
+        check_refused(&format!("{{\"x\":{}", "[".repeat(64)), "body", "64 levels");
         check_refused("{\"model\":\"m\"}", "messages", "missing");
         check_refused("{\"model\":\"m\",\"messages\":[]}", "messages", "at least one");
         check_refused("{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "model", "GET /v1/models");
@@ -366,6 +391,13 @@ mod tests {
         check_refused(&with("\"provider\":{\"zdr\":true}"), "provider", "zdr");
         check_refused(&with("\"sluice\":{\"quality_min\":7}"), "sluice.quality_min", "0 to 1");
         check_refused(&with("\"sluice\":{\"cache\":{\"mode\":\"lax\"}}"), "sluice", "lax");
+    }
+
+    #[test]
+    fn depth_is_of_brackets_outside_strings() {
+        for (json, expected) in [("1", 0), ("[{}]", 2), (r#"{"a":"[[[\"[{"}"#, 1), ("[[],[]]", 2)] {
+            assert_eq!(depth(json.as_bytes()), expected, "{json}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// The status of an error answer.
     pub status: Option<u16>,
+    /// Until its answer had begun, or it had failed.
     pub latency: Duration,
     /// A second request beside a slow first.
     pub hedge: bool,
@@ -94,14 +95,23 @@ pub(crate) struct UnderWay {
 
 impl UnderWay {
     pub(crate) fn answered(&self) {
+        let latency = self.began.elapsed();
         let attempt = &mut self.attempts.lock()[self.at];
         attempt.outcome = Outcome::Answered;
+        attempt.latency = latency;
         attempt.wasted = None;
     }
 
+    /// The answer had begun, and is billed as far as it came.
+    pub(crate) fn broke(&self, kind: Kind) {
+        self.attempts.lock()[self.at].outcome = Outcome::Failed(kind);
+    }
+
     pub(crate) fn failed(&self, failure: &crate::error::Failure) {
+        let latency = self.began.elapsed();
         let attempt = &mut self.attempts.lock()[self.at];
         attempt.outcome = Outcome::Failed(failure.kind);
+        attempt.latency = latency;
         attempt.status = failure.status;
         let billed = failure.kind.may_be_billed();
         attempt.wasted = failure.usage.or(billed.then_some(attempt.expected));
@@ -114,6 +124,9 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.attempts.lock()[self.at].latency = self.began.elapsed();
+        let attempt = &mut self.attempts.lock()[self.at];
+        if attempt.outcome == Outcome::Cancelled {
+            attempt.latency = self.began.elapsed();
+        }
     }
 }

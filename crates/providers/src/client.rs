@@ -6,7 +6,7 @@ use crate::credential::Credential;
 use crate::error::{Failure, Kind};
 use crate::stream::ReplyStream;
 use bytes::Bytes;
-use protocol::dialect::openai_chat;
+use protocol::dialect::openai_chat::{self, DecodeError};
 use protocol::{Reply, Usage};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
@@ -115,8 +115,10 @@ fn redacted(failure: Failure, credential: &Credential) -> Failure {
 
 /// Reads a whole answer. One with nothing in it is a failure: nobody asked for that.
 fn whole(provider: &str, body: &[u8]) -> Result<Answer, Failure> {
-    let reply =
-        openai_chat::decode_reply(body).map_err(|error| Failure::new(provider, Kind::Malformed, error.to_string()))?;
+    let reply = openai_chat::decode_reply(body).map_err(|error| {
+        let kind = if matches!(error, DecodeError::Said(_)) { Kind::Broken } else { Kind::Malformed };
+        Failure::new(provider, kind, error.to_string())
+    })?;
     let broken = reply.choices.iter().any(|choice| choice.finish_reason.as_deref() == Some("error"));
     if broken || reply.is_empty() {
         let (kind, message) = if broken {

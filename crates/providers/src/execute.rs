@@ -54,6 +54,16 @@ pub struct Upstreams {
 /// The providers of a configuration, by name.
 pub type Providers = BTreeMap<String, Arc<Provider>>;
 
+/// Everything that a request's execution depends on.
+pub struct Order<'a> {
+    pub request: &'a ChatRequest,
+    /// The candidates, best first.
+    pub calls: Vec<Call>,
+    pub providers: &'a Providers,
+    pub settings: &'a ExecutionConfig,
+    pub ticket: Ticket,
+}
+
 /// A request on its way through its candidates.
 pub struct Execution<'a> {
     upstreams: &'a Upstreams,
@@ -96,14 +106,8 @@ impl Tried {
 impl Upstreams {
     /// Prepares a request: each call with each credential of its provider. Calls at providers that are not configured
     /// are left out.
-    pub fn execution<'a>(
-        &'a self,
-        request: &'a ChatRequest,
-        calls: Vec<Call>,
-        providers: &Providers,
-        settings: &'a ExecutionConfig,
-        ticket: Ticket,
-    ) -> Execution<'a> {
+    pub fn execution<'a>(&'a self, order: Order<'a>) -> Execution<'a> {
+        let Order { request, calls, providers, settings, ticket } = order;
         let mut options = Vec::new();
         let mut choices = Vec::new();
         for call in calls {
@@ -290,19 +294,19 @@ impl Execution<'_> {
                 permit.record(Outcome::Good);
                 permit.took(self.request.stream, under_way.elapsed());
                 let answer = match answer {
-                    Answer::Stream(stream) => Answer::Stream(Box::new(stream.with_permit(permit))),
+                    Answer::Stream(stream) => Answer::Stream(Box::new(stream.of_call(permit, under_way))),
                     whole => whole,
                 };
                 Ok(Success { answer, call: wanted.clone() })
             }
-            Err(failure) => {
+            Err(mut failure) => {
+                if matches!(failure.kind, Kind::RateLimited | Kind::Overloaded) {
+                    permit.pause(*failure.retry_after.get_or_insert(PAUSE));
+                }
                 under_way.failed(&failure);
                 tracing::info!(endpoint = %endpoint.id, kind = failure.kind.as_str(), "a call failed");
                 if let Some(outcome) = failure.kind.outcome() {
                     permit.record(outcome);
-                }
-                if matches!(failure.kind, Kind::RateLimited | Kind::Overloaded) {
-                    permit.pause(failure.retry_after.unwrap_or(PAUSE));
                 }
                 Err(failure)
             }

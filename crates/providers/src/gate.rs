@@ -173,7 +173,10 @@ impl Gate {
         match state.slots.take(choices, &beyond, now, interval) {
             Ok((choice, pass)) => Ok(self.permit(&choices[choice], choice, interval, pass)),
             Err(blocked) if contested.is_empty() => Err(blocked),
-            Err(blocked) => Err(Blocked { limited_until: Some((now, Limit::Queue)), ..blocked }),
+            Err(blocked) => {
+                let limited = contested.iter().find_map(|at| state.slots.limited_until(&choices[*at], now));
+                Err(Blocked { limited_until: Some(limited.unwrap_or((now, Limit::Queue))), ..blocked })
+            }
         }
     }
 

@@ -23,7 +23,7 @@ pub use attempt::{Attempt, Attempts, Outcome};
 pub use client::Answer;
 pub use config::{Kind, KnownProvider, Provider, ProviderConfig, ProviderError, known_providers};
 pub use error::{Action, Failure, Kind as FailureKind};
-pub use execute::{Call, Execution, Providers, Success, Upstreams};
+pub use execute::{Call, Execution, Order, Providers, Success, Upstreams};
 pub use gate::{Refusal, Ticket};
 pub use outbound::{Outbound, Received};
 pub use secret::Secret;

@@ -171,7 +171,7 @@ impl Slots {
     }
 
     /// Until when a choice is at its limit, if it is.
-    fn limited_until(&self, choice: &Choice, now: Instant) -> Option<(Instant, Limit)> {
+    pub(crate) fn limited_until(&self, choice: &Choice, now: Instant) -> Option<(Instant, Limit)> {
         /// A place becomes free when a call ends; nobody knows when.
         const SOON: Duration = Duration::from_millis(20);
         if let Some(until) = self.slots.get(&choice.slot).and_then(|slot| slot.paused_until).filter(|at| *at > now) {

@@ -1,5 +1,6 @@
 //! A streamed answer: decoded chunks with their deadlines and limits.
 
+use crate::attempt::UnderWay;
 use crate::body::Body;
 use crate::breaker::Outcome;
 use crate::client::LIMITS;
@@ -25,7 +26,7 @@ pub struct ReplyStream {
     empty_events: usize,
     ended: bool,
     /// Held as long as the upstream is at work.
-    permit: Option<Permit>,
+    call: Option<(Permit, UnderWay)>,
 }
 
 impl ReplyStream {
@@ -47,7 +48,7 @@ impl ReplyStream {
             deadline,
             empty_events: 0,
             ended: false,
-            permit: None,
+            call: None,
         };
         let mut held = VecDeque::new();
         let mut usage = None;
@@ -79,9 +80,9 @@ impl ReplyStream {
         Ok(stream)
     }
 
-    /// Keeps the right to call until the end.
-    pub(crate) fn with_permit(self, permit: Permit) -> Self {
-        Self { permit: Some(permit), ..self }
+    /// Keeps the right to call, and the record of the call, until the end.
+    pub(crate) fn of_call(self, permit: Permit, under_way: UnderWay) -> Self {
+        Self { call: Some((permit, under_way)), ..self }
     }
 
     /// The next chunk; `None` after a clean end.
@@ -110,8 +111,9 @@ impl ReplyStream {
             Some(Err(failure)) => Some(Err(failure)),
         };
         self.ended = true;
-        if let (Some(Err(_)), Some(permit)) = (&outcome, &self.permit) {
+        if let (Some(Err(failure)), Some((permit, under_way))) = (&outcome, &self.call) {
             permit.record(Outcome::Bad);
+            under_way.broke(failure.kind);
         }
         outcome
     }

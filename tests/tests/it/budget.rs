@@ -1,11 +1,10 @@
 //! Money: limits hold under concurrency, short budgets shorten answers, and a crash loses nothing.
 
-use crate::stack::{Stack, endpoints, eventually, question};
+use crate::stack::{Stack, endpoints, eventually, eventually_settled, question};
 use catalog::NanoUsd;
 use database::{Database, Reservation};
 use ledger::{Journal, Ledger, Writer};
 use serde_json::json;
-use std::time::Duration;
 
 /// One dollar a million tokens, 500 output tokens reserved: the bound of a request is its input plus 500 tokens.
 async fn stack(upstream: &str) -> Stack {
@@ -60,16 +59,6 @@ async fn a_key_limited_to_100_reservations_lets_exactly_100_of_200_pass() {
     assert_eq!(database.key(&row.hash).await.expect("a row").expect("the key").usage_nano, charged);
 }
 
-async fn eventually_settled(database: &Database) {
-    for _ in 0..200 {
-        if database.open_reservations().await.expect("a count") == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("reservations stay open");
-}
-
 #[tokio::test]
 async fn short_money_shortens_the_answer_and_less_is_refused() {
     let stack = stack("sim/small").await;
@@ -92,7 +81,7 @@ async fn short_money_shortens_the_answer_and_less_is_refused() {
 
 #[tokio::test]
 async fn an_overrun_is_booked_and_blocks_the_next_request() {
-    let stack = stack("sim/overruns").await;
+    let stack = stack("sim/fault-overruns").await;
     let key = stack.limited_key(0.000_6).await;
     let mut body = question("acme/paid", "x");
     body["sluice"] = json!({"cache": {"mode": "off"}});

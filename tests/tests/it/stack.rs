@@ -1,8 +1,8 @@
 //! A gateway and a simulator on ports of their own, and a client that speaks to them.
 
-use gateway::{App, ConfigFile, Gateway, serve};
+use gateway::{App, Config, ConfigFile, Gateway, serve};
 use serde_json::{Value, json};
-use simulator::{Answers, Fault, SimulatedModel, Simulator};
+use simulator::{Answers, SimulatedModel, Simulator};
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -64,11 +64,7 @@ pub(crate) fn endpoints(model: &str, upstream_names: &[&str]) -> String {
 impl Stack {
     /// Models that serve, one for each fault, and `config` added to the provider tables.
     pub(crate) async fn start(config: &str) -> Self {
-        let mut models = SimulatedModel::shipped(Duration::ZERO);
-        models.push(SimulatedModel::failing("sim/overruns", Fault::Overruns));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let simulator = Simulator::start(listener, models, Answers::default()).expect("a simulator");
-        Self::with(simulator, config).await
+        Self::with(simulator(vec![]).await, config).await
     }
 
     pub(crate) async fn with(simulator: Simulator, config: &str) -> Self {
@@ -77,6 +73,15 @@ impl Stack {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let mut stack =
             Self { simulator, gateway: None, key: String::new(), folder, client, config: config.to_owned() };
+        stack.restart().await;
+        stack
+    }
+
+    /// A gateway on the files of another that has stopped.
+    pub(crate) async fn on(simulator: Simulator, folder: TempDir, key: &str, config: &str) -> Self {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let (key, config) = (key.to_owned(), config.to_owned());
+        let mut stack = Self { simulator, gateway: None, key, folder, client, config };
         stack.restart().await;
         stack
     }
@@ -90,24 +95,7 @@ impl Stack {
         if let Some(gateway) = self.gateway.take() {
             gateway.stop().await;
         }
-        let mut text = format!("[database]\nurl = \"sqlite://{}\"\n", self.database().display());
-        text.push_str("[embedding]\nbudget_ms = 10000\n");
-        if !self.config.contains("[server]") {
-            text.push_str("[server]\nstop_delay_ms = 1\n");
-        }
-        if !self.config.contains("[execution]") {
-            text.push_str("[execution]\nqueue_wait_max_ms = 500\nretry_backoff_ms = 10\n");
-        }
-        for at in 0..3 {
-            let url = self.simulator.base_url();
-            text.push_str(&format!(
-                "[providers.p{at}]\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = 1500\n\
-                 first_token_timeout_ms = 700\nidle_timeout_ms = 700\n"
-            ));
-        }
-        text.push_str(&self.config);
-        let file = ConfigFile::parse("test.toml", text).expect("the configuration parses");
-        let config = file.check(|_| None, None).unwrap_or_else(|error| panic!("{error}"));
+        let config = self.checked(&self.config);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let started = App::start(config, Some(ADMIN)).await.expect("a gateway");
         if let Some(key) = started.keys.as_ref().and_then(|keys| keys.virtual_key.clone()) {
@@ -116,8 +104,49 @@ impl Stack {
         self.gateway = Some(serve(started, listener).expect("serving"));
     }
 
+    /// The configuration with `more` in it.
+    pub(crate) fn checked(&self, more: &str) -> Config {
+        let mut text = String::new();
+        if !more.contains("[database]") {
+            text.push_str("[database]\n");
+        }
+        let url = format!("url = \"sqlite://{}\"\n", self.database().display());
+        let more = &if more.contains("[database]") {
+            more.replace("[database]\n", &format!("[database]\n{url}"))
+        } else {
+            text.push_str(&url);
+            more.to_owned()
+        };
+        text.push_str("[embedding]\nbudget_ms = 10000\n");
+        if !more.contains("[server]") {
+            text.push_str("[server]\nstop_delay_ms = 1\n");
+        }
+        if !more.contains("[execution]") {
+            text.push_str("[execution]\nqueue_wait_max_ms = 500\nretry_backoff_ms = 10\n");
+        }
+        let url = self.simulator.base_url();
+        for at in 0..3 {
+            let name = format!("[providers.p{at}]");
+            // A test that configures a provider itself says all of it.
+            if !more.contains(&name) {
+                text.push_str(&format!(
+                    "{name}\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = 1500\n\
+                     first_token_timeout_ms = 700\nidle_timeout_ms = 700\n"
+                ));
+            }
+        }
+        let more = &more.replace("SIMULATOR", &url);
+        text.push_str(more);
+        let file = ConfigFile::parse("test.toml", text).expect("the configuration parses");
+        file.check(secret, None).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.gateway.as_ref().expect("a gateway runs").address)
+    }
+
+    pub(crate) fn client(&self) -> reqwest::Client {
+        self.client.clone()
     }
 
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answered {
@@ -158,6 +187,18 @@ impl Stack {
     }
 }
 
+/// A simulator with the shipped models and these.
+pub(crate) async fn simulator(more: Vec<SimulatedModel>) -> Simulator {
+    let models = SimulatedModel::shipped(Duration::ZERO).into_iter().chain(more).collect();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    Simulator::start(listener, models, Answers::default()).expect("a simulator")
+}
+
+/// The environment of the tests: variables that begin with `KEY_` hold a credential that names them.
+fn secret(name: &str) -> Option<String> {
+    name.starts_with("KEY_").then(|| format!("sk-{name}"))
+}
+
 pub(crate) fn question(model: &str, text: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": text}]})
 }
@@ -176,4 +217,15 @@ pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("never happened: {what}");
+}
+
+/// Waits until no reservation is open.
+pub(crate) async fn eventually_settled(database: &database::Database) {
+    for _ in 0..200 {
+        if database.open_reservations().await.expect("a count") == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("reservations stay open");
 }

@@ -26,8 +26,14 @@ pub struct Target<'a> {
 
 /// Says that an upstream answer is not in this dialect.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct DecodeError(String);
+pub enum DecodeError {
+    /// It is something else.
+    #[error("{0}")]
+    Foreign(String),
+    /// It is an error object, and this is its message.
+    #[error("{0}")]
+    Said(String),
+}
 
 /// One decoded stream event.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,15 +93,15 @@ fn raw(value: &Value) -> Result<Box<RawValue>, serde_json::Error> {
 /// # Errors
 /// When it is not JSON of this dialect, holds an error object, or has no choice.
 pub fn decode_reply(body: &[u8]) -> Result<Reply, DecodeError> {
-    let value: Value =
-        serde_json::from_slice(body).map_err(|error| DecodeError(format!("the answer is not JSON: {error}")))?;
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| DecodeError::Foreign(format!("the answer is not JSON: {error}")))?;
     if let Some(message) = error_message(&value) {
-        return Err(DecodeError(message));
+        return Err(DecodeError::Said(message));
     }
     let reply: Reply = serde_json::from_value(value)
-        .map_err(|error| DecodeError(format!("the answer is no chat completion: {error}")))?;
+        .map_err(|error| DecodeError::Foreign(format!("the answer is no chat completion: {error}")))?;
     if reply.choices.is_empty() {
-        return Err(DecodeError("the answer has no choice".to_owned()));
+        return Err(DecodeError::Foreign("the answer has no choice".to_owned()));
     }
     Ok(reply)
 }
@@ -109,12 +115,12 @@ pub fn decode_event(data: &str) -> Result<StreamItem, DecodeError> {
         return Ok(StreamItem::Done);
     }
     let value: Value =
-        serde_json::from_str(data).map_err(|error| DecodeError(format!("an event is not JSON: {error}")))?;
+        serde_json::from_str(data).map_err(|error| DecodeError::Foreign(format!("an event is not JSON: {error}")))?;
     if let Some(message) = error_message(&value) {
         return Ok(StreamItem::Error(message));
     }
     let chunk = serde_json::from_value(value)
-        .map_err(|error| DecodeError(format!("an event is no chat completion chunk: {error}")))?;
+        .map_err(|error| DecodeError::Foreign(format!("an event is no chat completion chunk: {error}")))?;
     Ok(StreamItem::Chunk(Box::new(chunk)))
 }
 
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn error_bodies_of_every_shape_are_errors() {
         for body in [r#"{"error":{"message":"bad"}}"#, r#"{"error":"bad"}"#] {
-            assert_eq!(decode_reply(body.as_bytes()), Err(DecodeError("bad".into())), "{body}");
+            assert_eq!(decode_reply(body.as_bytes()), Err(DecodeError::Said("bad".into())), "{body}");
             assert_eq!(decode_event(body), Ok(StreamItem::Error("bad".into())), "{body}");
         }
         assert!(decode_reply(b"<html>").is_err());
