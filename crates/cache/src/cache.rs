@@ -204,6 +204,9 @@ impl Cache {
 
     /// Keeps an answer: in memory at once, in the file soon.
     pub fn put(&self, put: Put) {
+        if !self.exact_enabled && put.semantic.is_none() {
+            return; // nobody could find it
+        }
         let ttl = put.ttl_s.map_or(self.ttl, |ttl_s| self.ttl.min(Duration::from_secs(ttl_s)));
         let created_ms = now_ms();
         let expires_ms = created_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));

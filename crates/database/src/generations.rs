@@ -12,6 +12,7 @@ pub struct Reservation {
     pub model: String,
     pub nano: i64,
     pub created_ms: i64,
+    pub end_user: String,
 }
 
 /// The one record of a request: what it asked, what served it, what it cost and why.
@@ -73,8 +74,8 @@ impl Database {
         let mut transaction = self.write.begin().await?;
         for reservation in reservations {
             let query = sqlx::query(
-                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms)
-                 VALUES ($1, $2, $3, $4, $5, $6)",
+                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
             );
             bound(query, reservation).execute(&mut *transaction).await?;
         }
@@ -93,8 +94,8 @@ impl Database {
         let mut transaction = self.write.begin().await?;
         for reservation in reservations {
             let query = sqlx::query(
-                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms)
-                 SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT 1 FROM generations WHERE id = $1)
+                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user)
+                 SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM generations WHERE id = $1)
                  ON CONFLICT DO NOTHING",
             );
             bound(query, reservation).execute(&mut *transaction).await?;
@@ -152,7 +153,7 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 
 fn bound<'q>(query: Query<'q>, reservation: &'q Reservation) -> Query<'q> {
     let query = query.bind(&reservation.generation_id).bind(&reservation.tenant_id).bind(&reservation.key_hash);
-    query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms)
+    query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms).bind(&reservation.end_user)
 }
 
 pub(crate) async fn insert(

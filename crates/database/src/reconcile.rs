@@ -22,6 +22,7 @@ impl Database {
                 model_asked: reservation.model.clone(),
                 model: reservation.model.clone(),
                 cache: "miss".to_owned(),
+                end_user: reservation.end_user.clone(),
                 estimated: true,
                 reserved_nano: reservation.nano,
                 upstream_nano: reservation.nano,

@@ -63,7 +63,9 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
 
 async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
     let Started { app, writer, .. } = started;
+    let upkeep = tokio::spawn(telemetry::upkeep());
     accept(&app, &live, listener, &stop).await;
+    upkeep.abort();
     drop((app, live));
     let stored = tokio::time::timeout(Duration::from_secs(10), writer).await;
     if stored.is_err() {

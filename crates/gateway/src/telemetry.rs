@@ -7,6 +7,19 @@ use providers::Attempt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// Samples are folded into their buckets this often, so that they do not pile up where nobody reads the metrics.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Folds samples until the process ends.
+pub(crate) async fn upkeep() {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        if let Some(recorder) = recorder() {
+            recorder.run_upkeep();
+        }
+    }
+}
+
 /// The process-wide recorder; several gateways in one process share it.
 pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();

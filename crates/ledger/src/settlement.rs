@@ -59,6 +59,7 @@ impl Settlement {
             model: self.generation.model.clone(),
             nano: self.reserved.0,
             created_ms: self.generation.created_ms,
+            end_user: self.generation.end_user.clone(),
         };
         writer.reserve(reservation).await
     }

@@ -81,17 +81,23 @@ impl Body {
         Ok(())
     }
 
-    /// Reads to the end, up to `bytes_max`.
-    pub(crate) async fn read_all(mut self, bytes_max: usize, by: Instant) -> Result<Vec<u8>, Failure> {
-        let mut all = Vec::new();
+    /// Reads to the end, up to `bytes_max`. The pieces are joined once their size is known: growing would hold an answer
+    /// three times.
+    pub(crate) async fn read_all(mut self, bytes_max: usize, by: Instant) -> Result<Bytes, Failure> {
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
         while let Some(piece) = self.next(by).await {
             let piece = piece?;
-            if all.len() + piece.len() > bytes_max {
+            bytes += piece.len();
+            if bytes > bytes_max {
                 return Err(self.fail(Kind::TooLarge, &format!("the answer is over {bytes_max} bytes")));
             }
-            all.extend_from_slice(&piece);
+            pieces.push(piece);
         }
-        Ok(all)
+        match pieces.len() {
+            0 => Ok(Bytes::new()),
+            1 => Ok(pieces.remove(0)),
+            _ => Ok(Bytes::from(pieces.concat())),
+        }
     }
 
     fn fail(&self, kind: Kind, message: &str) -> Failure {

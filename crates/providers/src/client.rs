@@ -166,7 +166,7 @@ async fn error_reply(provider: &str, credential: &Credential, response: reqwest:
     let retry_after = retry_after(&response);
     let body = match Body::open(provider, response) {
         Ok(body) => body.read_all(LIMITS.error_bytes_max, by).await.unwrap_or_default(),
-        Err(_) => Vec::new(), // the status says enough
+        Err(_) => Bytes::new(), // the status says enough
     };
     let said = serde_json::from_slice::<Value>(&body).ok().and_then(|body| openai_chat::error_message(&body));
     let message = match said {

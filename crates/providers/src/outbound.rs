@@ -3,6 +3,7 @@
 use crate::body::Body;
 use crate::client::{LIMITS, builder, send_failure};
 use crate::error::Failure;
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ pub struct Outbound {
 pub struct Received {
     pub status: u16,
     headers: HeaderMap,
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 impl Received {

@@ -261,8 +261,8 @@ fn reply_bytes(reply: &Reply) -> Bytes {
     Bytes::from(serde_json::to_vec(reply).unwrap_or_default())
 }
 
-/// White space, since every JSON reader accepts any amount of it.
-fn bomb() -> Bytes {
+/// White space, since every JSON reader accepts any amount of it. Takes a second the first time.
+pub(crate) fn bomb() -> Bytes {
     static BOMB: OnceLock<Bytes> = OnceLock::new();
     let make = || {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());

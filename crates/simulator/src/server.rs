@@ -1,6 +1,6 @@
 //! The HTTP server of the simulator: the provider's API, and `/control` for those who test against it.
 
-use crate::answer::{Answer, error};
+use crate::answer::{Answer, bomb, error};
 use crate::answers::Answers;
 use crate::fault::{FAULTS, Fault, Rule};
 use crate::log::{Counters, Log, Seen, Watched};
@@ -252,6 +252,10 @@ async fn chat(
     tokio::time::sleep(model.latency).await;
     match fault {
         Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::GzipBomb) => {
+            let made = tokio::task::spawn_blocking(bomb).await;
+            debug_assert!(made.is_ok(), "it is made in memory");
+        }
         Some(Fault::Slow) => {
             tokio::time::sleep(rule.and_then(|rule| rule.delay_ms).map_or(SLOW, Duration::from_millis)).await;
         }

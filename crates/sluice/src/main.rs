@@ -14,6 +14,12 @@ mod train;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// After thousands of streams glibc's allocator keeps half as much again as after the first thousand, and this one does
+/// not: `fire streams` in docs/benchmarks.md.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A self-hosted LLM gateway that spends less: semantic cache, router, providers, one OpenRouter-compatible API.
 #[derive(Parser)]
 #[command(name = "sluice", version, about)]

@@ -110,6 +110,7 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
         model: "m".into(),
         nano: 777,
         created_ms: 1,
+        end_user: String::new(),
     };
     writer.reserve(open).await.expect("stored");
     drop((ledger, writer)); // no settlement: as after kill -9

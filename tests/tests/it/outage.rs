@@ -177,6 +177,7 @@ async fn unconfirmed_requests_are_closed_at_their_cost_and_a_running_gateway_tak
         model: "acme/good".to_owned(),
         nano,
         created_ms: 1,
+        end_user: String::new(),
     };
     crate::stack::eventually_settled(&database).await;
     database.commit(&[open("gen-a", 1_000_000_000), open("gen-b", 2_000_000_000)], &[]).await.expect("stored");
