@@ -4,7 +4,7 @@ CARGO_FLAGS ?=
 RUNTIME := .runtime/stamp
 VENV := .venv/stamp
 
-.PHONY: run test bench tools runtime venv
+.PHONY: run test bench fire tools runtime venv
 
 run: tools runtime
 	cargo run --package sluice $(CARGO_FLAGS) -- serve
@@ -18,6 +18,11 @@ test: tools runtime venv
 bench: tools runtime
 	cargo build --release --package sluice --package benches
 	target/release/latency
+
+# Every bound of the gateway under fire; see docs/under-fire.md. About half an hour.
+fire: tools runtime
+	cargo build --release --package sluice --package benches
+	target/release/fire
 
 # Names what is missing before anything is built.
 tools:

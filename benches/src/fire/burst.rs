@@ -20,14 +20,7 @@ pub(crate) async fn run(binary: &Path, seconds: u64) -> Vec<Verdict> {
         + &model("fire/one", &[("first", "sim/small", 1.0)]);
     let rig = Rig::start(binary, 20, &config).await;
     rig.rule("sim/small", json!({"fault": "limited", "per_second": UPSTREAM})).await;
-    let mut keys = Vec::new();
-    for tenant in TENANTS {
-        let body = json!({ "id": tenant }).to_string();
-        let made =
-            rig.client.post(rig.url("/admin/tenants")).bearer_auth(ADMIN).body(body).send().await.expect("an answer");
-        assert_eq!(made.status(), 201);
-        keys.push(make_key(&rig.url(""), "fire", tenant).await);
-    }
+    let keys = tenants(&rig).await;
     let known = question("fire/one", "a question that everybody of this tenant knows");
     rig.ask_as(&keys[1], &known, Instant::now()).await;
     let hits = async |seconds: u64| -> Vec<Duration> {
@@ -85,6 +78,19 @@ pub(crate) async fn run(binary: &Path, seconds: u64) -> Vec<Verdict> {
             hot <= calm + 10.0,
         ),
     ]
+}
+
+/// Makes the tenants, each with a key.
+async fn tenants(rig: &Rig) -> Vec<String> {
+    let mut keys = Vec::new();
+    for tenant in TENANTS {
+        let body = json!({ "id": tenant }).to_string();
+        let made =
+            rig.client.post(rig.url("/admin/tenants")).bearer_auth(ADMIN).body(body).send().await.expect("an answer");
+        assert_eq!(made.status(), 201);
+        keys.push(make_key(&rig.url(""), "fire", tenant).await);
+    }
+    keys
 }
 
 fn report(asked: &[(usize, Asked)]) {

@@ -113,11 +113,12 @@ impl SemanticConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[track_caller]
     fn check(extra: &str, expected: Result<(), Ineligible>) {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hello"}}]{extra}}}"#);
-        let request = ChatRequest::parse(body.as_bytes()).expect("valid");
+        let request = ChatRequest::parse(&Bytes::copy_from_slice(body.as_bytes())).expect("valid");
         assert_eq!(SemanticConfig::default().eligible(&request), expected, "{extra}");
     }
 
@@ -136,7 +137,7 @@ mod tests {
     #[test]
     fn media_long_talks_and_foreign_last_turns_are_not() {
         let parse = |messages: String| {
-            ChatRequest::parse(format!(r#"{{"model":"m","messages":[{messages}]}}"#).as_bytes()).expect("valid")
+            ChatRequest::parse(&Bytes::from(format!(r#"{{"model":"m","messages":[{messages}]}}"#))).expect("valid")
         };
         let check = |messages: String, expected| {
             assert_eq!(SemanticConfig::default().eligible(&parse(messages.clone())), Err(expected), "{messages}");

@@ -183,7 +183,7 @@ pub(crate) async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static
         return Err("no embedder");
     };
     let budget = Duration::from_millis(app.config.embedding.budget_ms);
-    match embedder.embed(text, budget).await {
+    match embedder.embed(text.into_owned(), budget).await {
         Ok(embedded) if embedded.truncated => Err("truncated"),
         Ok(embedded) => Ok(embedded.vector),
         Err(error) => {
@@ -208,7 +208,7 @@ pub(crate) async fn offer(app: &App, asked: &Asked, vector: Option<&[f32]>) -> (
     if !asked.reads_semantic() {
         return (None, None);
     }
-    let (cache, vector) = (app.cache.clone(), vector.to_vec());
+    let (cache, vector, text) = (app.cache.clone(), vector.to_vec(), text.into_owned());
     // A large scope takes milliseconds, too long for an async thread.
     let found = tokio::task::spawn_blocking(move || cache.neighbours(&scope, &vector, &text)).await;
     let Ok(Some(found)) = found else { return (None, None) };
@@ -331,7 +331,7 @@ fn store(app: &App, asked: &Asked, vector: Option<Vec<f32>>, reply: &Arc<Reply>,
         return;
     }
     let semantic = match (asked.scope, vector, asked.request.last_user_text()) {
-        (Ok(scope), Some(vector), Some(text)) => Some((scope, vector, text)),
+        (Ok(scope), Some(vector), Some(text)) => Some((scope, vector, text.into_owned())),
         _ => None,
     };
     app.cache.put(Put {

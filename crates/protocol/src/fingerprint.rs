@@ -1,9 +1,11 @@
 //! Identity of a request: the fingerprint of the exact cache and the context tag of the semantic one.
 
+use crate::json::Json;
 use crate::request::ChatRequest;
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+use std::io::{self, Write};
 
 /// A SHA-256 digest; printed as hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,7 +32,7 @@ const DELIVERY_FIELDS: [&str; 9] =
 /// the request resolved to: tenant, model or policy.
 pub fn fingerprint(request: &ChatRequest, identity: &[&str]) -> Digest {
     let mut fields = asked_fields(request);
-    fields.push(("max_tokens", json!(request.max_tokens)));
+    fields.push(("max_tokens", Json::from(&json!(request.max_tokens))));
     digest("fingerprint", identity, fields)
 }
 
@@ -41,65 +43,62 @@ pub fn context_tag(request: &ChatRequest, identity: &[&str]) -> Option<Digest> {
     let mut fields = asked_fields(request);
     for (name, value) in &mut fields {
         if *name == "messages"
-            && let Some(Value::Object(last)) = value.as_array_mut().and_then(|messages| messages.last_mut())
+            && let Json::List(messages) = value
+            && let Some(Json::Object(last)) = messages.last_mut()
         {
-            last.insert("content".to_owned(), Value::Null);
+            last.retain(|(name, _)| name != "content");
         }
     }
     Some(digest("context", identity, fields))
 }
 
-fn asked_fields(request: &ChatRequest) -> Vec<(&str, Value)> {
+fn asked_fields(request: &ChatRequest) -> Vec<(&str, Json<'_>)> {
     let asked =
         request.raw.0.iter().filter(|(name, _)| name != "max_tokens" && !DELIVERY_FIELDS.contains(&name.as_str()));
     asked
-        .map(|(name, raw)| (name.as_str(), serde_json::from_str(raw.get()).unwrap_or(Value::Null)))
-        .filter(|(_, value)| !value.is_null())
+        .map(|(name, raw)| (name.as_str(), serde_json::from_slice(raw).unwrap_or(Json::Null)))
+        .filter(|(_, value)| *value != Json::Null)
         .collect()
 }
 
-fn digest(purpose: &str, identity: &[&str], mut fields: Vec<(&str, Value)>) -> Digest {
+fn digest(purpose: &str, identity: &[&str], mut fields: Vec<(&str, Json<'_>)>) -> Digest {
     fields.sort_by(|a, b| a.0.cmp(b.0));
-    let mut hasher = Sha256::new();
+    let mut hasher = Hashed { hasher: Sha256::new(), bytes: 0 };
     for part in std::iter::once(&purpose).chain(identity) {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
+        hasher.part(part.as_bytes());
     }
-    for (name, value) in fields {
-        let mut text = String::new();
-        write_canonical(&mut text, &value);
-        hasher.update((name.len() as u64).to_le_bytes());
-        hasher.update(name.as_bytes());
-        hasher.update((text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
+    for (name, value) in &fields {
+        hasher.part(name.as_bytes());
+        let before = hasher.bytes;
+        value.write_canonical(&mut hasher).expect("a hasher takes everything");
+        let bytes = hasher.bytes - before;
+        hasher.hasher.update(bytes.to_le_bytes()); // after the value, which is never held as text
     }
-    Digest(hasher.finalize().into())
+    Digest(hasher.hasher.finalize().into())
 }
 
-/// Writes JSON with object names in order and no white space.
-fn write_canonical(out: &mut String, value: &Value) {
-    match value {
-        Value::Object(map) => {
-            let mut names: Vec<&String> = map.keys().collect();
-            names.sort_unstable();
-            out.push('{');
-            for name in names {
-                out.push_str(&Value::String(name.clone()).to_string());
-                out.push(':');
-                write_canonical(out, &map[name]);
-                out.push(',');
-            }
-            out.push('}');
-        }
-        Value::Array(items) => {
-            out.push('[');
-            for item in items {
-                write_canonical(out, item);
-                out.push(',');
-            }
-            out.push(']');
-        }
-        scalar => out.push_str(&scalar.to_string()),
+/// A hasher that can be written to.
+struct Hashed {
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl Hashed {
+    fn part(&mut self, bytes: &[u8]) {
+        self.hasher.update((bytes.len() as u64).to_le_bytes());
+        self.hasher.update(bytes);
+    }
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -107,9 +106,10 @@ fn write_canonical(out: &mut String, value: &Value) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::Value;
 
     fn parse(body: &str) -> ChatRequest {
-        ChatRequest::parse(body.as_bytes()).expect("valid")
+        ChatRequest::parse(&bytes::Bytes::copy_from_slice(body.as_bytes())).expect("valid")
     }
 
     const BASE: &str = r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"q"}],"temperature":0,"top_p":1}"#;

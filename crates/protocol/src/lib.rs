@@ -3,6 +3,7 @@
 pub mod dialect;
 mod event;
 mod fingerprint;
+mod json;
 mod reply;
 mod request;
 mod sse;

@@ -1,9 +1,12 @@
 //! The canonical chat request: a typed view beside the raw body it was read from.
 
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use crate::json::Json;
+use bytes::Bytes;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::fmt;
 use thiserror::Error;
 
@@ -68,8 +71,7 @@ pub struct Message {
 }
 
 /// What a turn holds.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Default)]
 pub enum Content {
     #[default]
     Absent,
@@ -86,14 +88,41 @@ pub struct Part {
     pub text: Option<String>,
 }
 
+impl<'de> Deserialize<'de> for Content {
+    /// By hand, since an untagged enum would hold every text and picture a second time while it is read.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Content;
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a text or a list of parts")
+            }
+            fn visit_unit<E>(self) -> Result<Content, E> {
+                Ok(Content::Absent)
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                Ok(Content::Text(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = list.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
 impl Message {
     /// The text of the turn, parts joined by line ends.
-    pub fn text(&self) -> String {
+    pub fn text(&self) -> Cow<'_, str> {
         match &self.content {
-            Content::Absent => String::new(),
-            Content::Text(text) => text.clone(),
+            Content::Absent => Cow::Borrowed(""),
+            Content::Text(text) => Cow::Borrowed(text),
             Content::Parts(parts) => {
-                parts.iter().filter_map(|part| part.text.as_deref()).collect::<Vec<_>>().join("\n")
+                Cow::Owned(parts.iter().filter_map(|part| part.text.as_deref()).collect::<Vec<_>>().join("\n"))
             }
         }
     }
@@ -172,15 +201,15 @@ impl ChatRequest {
     ///
     /// # Errors
     /// Names the first field that is missing, repeated, of the wrong type or out of range.
-    pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
+    pub fn parse(body: &Bytes) -> Result<Self, FieldError> {
         if depth(body) > DEPTH_MAX {
             return Err(FieldError::new("body", format!("nested deeper than {DEPTH_MAX} levels; send a flatter one")));
         }
-        let raw: RawObject = serde_json::from_slice(body)
+        let raw = RawObject::parse(body)
             .map_err(|error| FieldError::new("body", format!("not a JSON object this API accepts: {error}")))?;
         // What only one of two readers can read must not pass: the fingerprint reads every field.
         for (name, _) in &raw.0 {
-            raw.read::<Value>(name)?;
+            raw.read::<Json>(name)?;
         }
         let messages: Vec<Message> = raw
             .read("messages")?
@@ -197,7 +226,7 @@ impl ChatRequest {
             max_tokens: completion_tokens.or(tokens),
             temperature: raw.read("temperature")?,
             n: raw.read("n")?.unwrap_or(1),
-            has_seed: raw.read::<Value>("seed")?.is_some(),
+            has_seed: raw.read::<Json>("seed")?.is_some(),
             wants_logprobs: raw.read("logprobs")?.unwrap_or(false),
             tools: raw.read("tools")?.unwrap_or_default(),
             response_format: raw.read("response_format")?,
@@ -266,14 +295,14 @@ impl ChatRequest {
     }
 
     /// The text of the last message where it is the user's, otherwise `None`.
-    pub fn last_user_text(&self) -> Option<String> {
+    pub fn last_user_text(&self) -> Option<Cow<'_, str>> {
         let last = self.messages.last().filter(|message| message.role == Role::User)?;
         Some(last.text())
     }
 
     /// Bytes of all texts, tools and schemas: the base of token estimates.
     pub fn prompt_bytes(&self) -> usize {
-        let of = |name: &str| self.raw.get(name).map_or(0, |raw| raw.get().len());
+        let of = |name: &str| self.raw.get(name).map_or(0, Bytes::len);
         of("messages") + of("tools") + of("response_format")
     }
 }
@@ -306,43 +335,54 @@ const MESSAGES_MAX: usize = 2_048;
 const TOOLS_MAX: usize = 256;
 const N_MAX: u64 = 128;
 
-/// A JSON object whose values stay as the client wrote them; a repeated name is refused, since two readers could
-/// disagree about which value counts.
+/// A JSON object whose values are the client's own bytes; a repeated name is refused, since two readers could disagree
+/// about which value counts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RawObject(pub(crate) Vec<(String, Box<RawValue>)>);
+pub(crate) struct RawObject(pub(crate) Vec<(String, Bytes)>);
 
 impl RawObject {
-    pub(crate) fn get(&self, name: &str) -> Option<&RawValue> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    /// Finds the fields; their values are parts of `body`, not copies.
+    fn parse(body: &Bytes) -> Result<Self, serde_json::Error> {
+        let Borrowed(fields) = serde_json::from_slice(body)?;
+        let own = |(name, value): (String, &RawValue)| (name, body.slice_ref(value.get().as_bytes()));
+        Ok(Self(fields.into_iter().map(own).collect()))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Bytes> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     /// Reads one field; absent and `null` are `None`.
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FieldError> {
+    fn read<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Result<Option<T>, FieldError> {
         let Some(raw) = self.get(name) else { return Ok(None) };
-        serde_json::from_str::<Option<T>>(raw.get())
-            .map_err(|error| FieldError::new(name, format!("{} ({error})", shortened(raw.get()))))
+        serde_json::from_slice::<Option<T>>(raw)
+            .map_err(|error| FieldError::new(name, format!("{} ({error})", shortened(raw))))
     }
 }
 
-fn shortened(text: &str) -> String {
+fn shortened(raw: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&raw[..raw.len().min(400)]);
     let mut short: String = text.chars().take(60).collect();
-    if short.len() < text.len() {
+    if short.len() < raw.len() {
         short.push('…');
     }
     format!("cannot use `{short}`")
 }
 
-impl<'de> Deserialize<'de> for RawObject {
+/// The fields of an object, values still in the text.
+struct Borrowed<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Borrowed<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fields;
         impl<'de> Visitor<'de> for Fields {
-            type Value = RawObject;
+            type Value = Borrowed<'de>;
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 formatter.write_str("a JSON object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
-                let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Borrowed<'de>, A::Error> {
+                let mut fields: Vec<(String, &'de RawValue)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
                     if fields.iter().any(|(known, _)| *known == name) {
                         return Err(serde::de::Error::custom(format!("the field `{name}` is given twice")));
                     }
@@ -351,7 +391,7 @@ impl<'de> Deserialize<'de> for RawObject {
                     }
                     fields.push((name, value));
                 }
-                Ok(RawObject(fields))
+                Ok(Borrowed(fields))
             }
         }
         deserializer.deserialize_map(Fields)
@@ -364,7 +404,7 @@ mod tests {
 
     #[track_caller]
     fn check_refused(body: &str, field: &str, part_of_problem: &str) {
-        let error = ChatRequest::parse(body.as_bytes()).expect_err(body);
+        let error = ChatRequest::parse(&Bytes::copy_from_slice(body.as_bytes())).expect_err(body);
         assert_eq!(error.field, field, "{error}");
         assert!(error.problem.contains(part_of_problem), "{error}");
     }
@@ -403,7 +443,7 @@ mod tests {
     #[test]
     fn null_fields_are_absent_fields() {
         let body = br#"{"model":"m","messages":[{"role":"user","content":"x"}],"temperature":null,"stream":null,"tools":null,"seed":null}"#;
-        let request = ChatRequest::parse(body).expect("valid");
+        let request = ChatRequest::parse(&Bytes::from_static(body)).expect("valid");
         assert!(!request.stream && !request.has_seed && request.tools.is_empty() && request.temperature.is_none());
     }
 }

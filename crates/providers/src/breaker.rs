@@ -76,19 +76,24 @@ impl Breaker {
         }
     }
 
-    /// Share of recent calls that succeeded, from 0 to 1; without any, 1.
-    pub(crate) fn success_rate(&self) -> f64 {
-        (self.good + 1.0) / (self.good + self.bad + 1.0)
+    /// Share of recent calls that succeeded, from 0 to 1; without any, 1. It rises with time, so that an endpoint that
+    /// gets few calls for its failures gets more again.
+    pub(crate) fn success_rate(&self, now: Instant) -> f64 {
+        let left = self.left(now);
+        (self.good * left + 1.0) / ((self.good + self.bad) * left + 1.0)
     }
 
     fn fade(&mut self, now: Instant) {
-        if let Some(counted) = self.counted {
-            let age = now.saturating_duration_since(counted).as_secs_f64();
-            let left = 0.5f64.powf(age / HALF_LIFE.as_secs_f64());
-            self.good *= left;
-            self.bad *= left;
-        }
+        let left = self.left(now);
+        self.good *= left;
+        self.bad *= left;
         self.counted = Some(now);
+    }
+
+    /// What is left of the counts by now.
+    fn left(&self, now: Instant) -> f64 {
+        let age = self.counted.map_or(0.0, |counted| now.saturating_duration_since(counted).as_secs_f64());
+        0.5f64.powf(age / HALF_LIFE.as_secs_f64())
     }
 }
 
@@ -131,7 +136,8 @@ mod tests {
             breaker.record(start, outcome, INTERVAL);
             assert_eq!(breaker.pass(start), Pass::Free);
         }
-        assert!((0.6..0.7).contains(&breaker.success_rate()));
+        assert!((0.6..0.7).contains(&breaker.success_rate(start)));
+        assert!(breaker.success_rate(start + Duration::from_secs(200)) > 0.99, "failures are forgotten");
     }
 
     #[test]

@@ -8,9 +8,10 @@ use crate::stream::ReplyStream;
 use bytes::Bytes;
 use protocol::dialect::openai_chat::{self, DecodeError};
 use protocol::{Reply, Usage};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -48,7 +49,8 @@ pub(crate) struct Outgoing<'a> {
     pub provider: &'a Arc<Provider>,
     pub credential: &'a Credential,
     pub deadlines: Deadlines,
-    pub body: Bytes,
+    /// Sent one after the other.
+    pub body: Vec<Bytes>,
     pub streamed: bool,
     /// Alternatives asked for.
     pub choices: u64,
@@ -87,7 +89,7 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
     if let Some(bearer) = call.credential.bearer_for(&provider.chat_url) {
         request = request.header(AUTHORIZATION, bearer);
     }
-    let response = timeout_at(first_by, request.body(call.body.clone()).send())
+    let response = timeout_at(first_by, with_body(request, call.body.clone()).send())
         .await
         .map_err(|_| Failure::new(name, Kind::Timeout, "no answer within the deadline"))?
         .map_err(|error| send_failure(name, &error))?;
@@ -107,6 +109,16 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
     }
     let body = Body::open(name, response)?.read_all(LIMITS.reply_bytes_max, deadline).await?;
     whole(name, &body).map_err(|failure| redacted(failure, call.credential))
+}
+
+/// One piece is sent as it is, more as a stream of the stated length: joining them would hold a large prompt again.
+fn with_body(request: reqwest::RequestBuilder, pieces: Vec<Bytes>) -> reqwest::RequestBuilder {
+    if let [whole] = pieces.as_slice() {
+        return request.body(whole.clone());
+    }
+    let bytes: usize = pieces.iter().map(Bytes::len).sum();
+    let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, Infallible>));
+    request.header(CONTENT_LENGTH, bytes).body(reqwest::Body::wrap_stream(pieces))
 }
 
 fn redacted(failure: Failure, credential: &Credential) -> Failure {

@@ -8,7 +8,6 @@ use crate::error::{Action, Failure, Kind};
 use crate::gate::{Gate, Permit, Refusal, Ticket};
 use crate::settings::ExecutionConfig;
 use crate::slot::Choice;
-use bytes::Bytes;
 use catalog::{Endpoint, NanoUsd};
 use protocol::dialect::openai_chat::{self, Target};
 use protocol::{ChatRequest, Usage};
@@ -278,7 +277,7 @@ impl Execution<'_> {
                     provider,
                     credential,
                     deadlines,
-                    body: Bytes::from(body),
+                    body,
                     streamed: self.request.stream,
                     choices: self.request.n,
                     by: self.ticket.deadline.into(),

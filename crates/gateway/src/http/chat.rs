@@ -66,7 +66,7 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) ->
 }
 
 /// Reads the body and lets the headers make its cache rules stricter.
-pub(super) fn read_request(body: &[u8], headers: &HeaderMap) -> Result<ChatRequest, Error> {
+pub(super) fn read_request(body: &Bytes, headers: &HeaderMap) -> Result<ChatRequest, Error> {
     let mut request = ChatRequest::parse(body)?;
     let control = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or("");
     let mode = &mut request.sluice.cache.mode;

@@ -3,7 +3,7 @@
 use crate::event::Chunk;
 use crate::reply::Reply;
 use crate::request::ChatRequest;
-use serde_json::value::RawValue;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -45,47 +45,70 @@ pub enum StreamItem {
     Error(String),
 }
 
-/// Writes the request for an endpoint: the client's own bytes with model, output cap and stream options replaced.
+/// Writes the request for an endpoint: the client's own bytes with model, output cap and stream options replaced. The
+/// pieces are to be sent one after the other; large ones are parts of the client's body, not copies.
 ///
 /// # Errors
 /// When `stream_options` is not an object.
-pub fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Vec<u8>, serde_json::Error> {
-    let mut fields: Vec<(&str, Box<RawValue>)> = vec![("model", raw(&json!(target.model))?)];
+pub fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Vec<Bytes>, serde_json::Error> {
+    let mut body = Pieces::default();
+    body.field("model", &raw(&json!(target.model)))?;
     for (name, value) in &request.raw.0 {
         let name = name.as_str();
         let replaced = name == "model" || name == "stream_options" || OUTPUT_CAPS.contains(&name);
         let omitted = GATEWAY_FIELDS.contains(&name) || target.omit.iter().any(|field| field == name);
         if !replaced && !omitted {
-            fields.push((name, value.clone()));
+            body.field(name, value)?;
         }
     }
     if let Some(cap) = target.max_tokens {
-        fields.push((target.max_tokens_field, raw(&json!(cap))?));
+        body.field(target.max_tokens_field, &raw(&json!(cap)))?;
     }
     if request.stream {
         let mut options: Map<String, Value> = match request.raw.get("stream_options") {
-            Some(options) => serde_json::from_str::<Option<_>>(options.get())?.unwrap_or_default(),
+            Some(options) => serde_json::from_slice::<Option<_>>(options)?.unwrap_or_default(),
             None => Map::new(),
         };
         options.insert("include_usage".to_owned(), Value::Bool(true)); // without it a stream cannot be billed
-        fields.push(("stream_options", raw(&Value::Object(options))?));
+        body.field("stream_options", &raw(&Value::Object(options)))?;
     }
-    let mut body = Vec::with_capacity(request.prompt_bytes() + 256);
-    body.push(b'{');
-    for (at, (name, value)) in fields.iter().enumerate() {
-        if at > 0 {
-            body.push(b',');
-        }
-        serde_json::to_writer(&mut body, name)?;
-        body.push(b':');
-        body.extend_from_slice(value.get().as_bytes());
-    }
-    body.push(b'}');
-    Ok(body)
+    Ok(body.end())
 }
 
-fn raw(value: &Value) -> Result<Box<RawValue>, serde_json::Error> {
-    RawValue::from_string(value.to_string())
+fn raw(value: &Value) -> Bytes {
+    Bytes::from(value.to_string())
+}
+
+/// A smaller value is copied: a piece of its own would cost more.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
+
+/// A JSON object in pieces.
+#[derive(Default)]
+struct Pieces {
+    whole: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Pieces {
+    fn field(&mut self, name: &str, value: &Bytes) -> Result<(), serde_json::Error> {
+        let is_first = self.whole.is_empty() && self.open.is_empty();
+        self.open.push(if is_first { b'{' } else { b',' });
+        serde_json::to_writer(&mut self.open, name)?;
+        self.open.push(b':');
+        if value.len() <= COPIED_BYTES_MAX {
+            self.open.extend_from_slice(value);
+        } else {
+            self.whole.push(Bytes::from(std::mem::take(&mut self.open)));
+            self.whole.push(value.clone());
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Vec<Bytes> {
+        self.open.push(b'}');
+        self.whole.push(Bytes::from(self.open));
+        self.whole
+    }
 }
 
 /// Reads a whole upstream answer.
@@ -144,10 +167,10 @@ mod tests {
     use super::*;
 
     fn encoded(body: &str, max_tokens: Option<u64>) -> String {
-        let request = ChatRequest::parse(body.as_bytes()).expect("valid");
+        let request = ChatRequest::parse(&Bytes::copy_from_slice(body.as_bytes())).expect("valid");
         let target =
             Target { model: "up", max_tokens, max_tokens_field: "max_completion_tokens", omit: &["top_p".to_owned()] };
-        String::from_utf8(encode_request(&request, target).expect("encodes")).expect("utf-8")
+        String::from_utf8(encode_request(&request, target).expect("encodes").concat()).expect("utf-8")
     }
 
     #[test]
@@ -155,6 +178,21 @@ mod tests {
         let body = r#"{"model":"a/b","unknown":{"z":1.50,"a":[1e3]},"messages":[ {"role":"user","content":"x","cache_control":{"type":"ephemeral"}} ],"sluice":{},"provider":{},"models":["c"],"top_p":1}"#;
         let expected = r#"{"model":"up","unknown":{"z":1.50,"a":[1e3]},"messages":[ {"role":"user","content":"x","cache_control":{"type":"ephemeral"}} ]}"#;
         assert_eq!(encoded(body, None), expected);
+    }
+
+    #[test]
+    fn large_values_are_parts_of_the_clients_body() {
+        let body = Bytes::from(format!(
+            r#"{{"messages":[{{"role":"user","content":"{}"}}],"model":"m"}}"#,
+            "x".repeat(50_000)
+        ));
+        let request = ChatRequest::parse(&body).expect("valid");
+        let target = Target { model: "up", max_tokens: None, max_tokens_field: "max_tokens", omit: &[] };
+        let pieces = encode_request(&request, target).expect("encodes");
+        let range = body.as_ptr() as usize..body.as_ptr() as usize + body.len();
+        assert!(range.contains(&(pieces[1].as_ptr() as usize)), "not a copy");
+        let joined: Value = serde_json::from_slice(&pieces.concat()).expect("JSON");
+        assert_eq!(joined["messages"][0]["content"].as_str().map(str::len), Some(50_000));
     }
 
     #[test]
