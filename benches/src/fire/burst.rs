@@ -45,11 +45,12 @@ pub(crate) async fn run(binary: &Path, seconds: u64) -> Vec<Verdict> {
         }
         deepest
     };
+    let began = Instant::now();
     let (asked, deepest, hot) = tokio::join!(burst, deepest, hits(seconds));
     report(&asked);
     let counters: Value = rig.counters().await;
     let refused_small = asked.iter().filter(|(tenant, asked)| *tenant > 0 && !asked.is_good()).count();
-    let served = asked.iter().filter(|(_, asked)| asked.is_good()).count() as f64 / seconds as f64;
+    let served = asked.iter().filter(|(_, asked)| asked.is_good()).count() as f64 / began.elapsed().as_secs_f64();
     let told = asked.iter().filter(|(_, asked)| asked.status == 429).all(|(_, asked)| asked.text.contains("limit"));
     let (calm, hot) = (quantile_ms(&calm, 0.99), quantile_ms(&hot, 0.99));
     println!(

@@ -56,6 +56,9 @@ pub(crate) async fn run(binary: &Path, seconds: u64) -> Vec<Verdict> {
         let (p99, errors) = (quantile_ms(&times, 0.99), asked.iter().filter(|asked| !asked.is_good()).count());
         let slower = p99 / alone;
         println!("{name:<26} {p99:>10.1} {slower:>10.2} {errors:>8} {growth:>12}");
+        if let Some(bad) = asked.iter().find(|asked| !asked.is_good()) {
+            println!("  first error: {} {}", bad.status, bad.text);
+        }
         verdicts.push(Verdict::new(
             format!("{name}: ends as it must, ≤ 32 MiB, others' p99 ≤ 2 ×, no errors of others"),
             format!("{}, {growth} KiB, {slower:.2} ×, {errors} errors", ended.as_deref().unwrap_or("ends as it must")),

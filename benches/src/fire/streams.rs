@@ -75,7 +75,8 @@ async fn settle(rig: &Rig) {
     while rig.metric("sluice_requests_under_way").await > 0.0 && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Idle connections are closed after 10 s, and the allocator gives memory back about as slowly.
+    tokio::time::sleep(Duration::from_secs(15)).await;
 }
 
 /// Reads an answer of megabytes a byte a second.

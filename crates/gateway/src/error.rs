@@ -236,7 +236,7 @@ fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, St
             "rate_limit_exceeded",
             format!("{provider} limits our requests{tried}; try again later or allow another provider"),
         ),
-        FailureKind::Timeout => {
+        FailureKind::Timeout | FailureKind::Deadline => {
             (StatusCode::REQUEST_TIMEOUT, "timeout", format!("{provider}: {}{tried}", failure.message))
         }
         FailureKind::Overloaded => (
@@ -262,6 +262,9 @@ impl IntoResponse for Error {
         let mut response = (rendered.status, axum::Json(self.body())).into_response();
         if let Some(seconds) = rendered.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::Refused(Refusal::AtLimit { waited, .. }) = self {
+            response.headers_mut().insert("x-sluice-queue-ms", HeaderValue::from(waited.as_millis() as u64));
         }
         response
     }

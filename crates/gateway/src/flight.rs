@@ -22,6 +22,8 @@ pub(crate) struct FlightKey {
     pub key_hash: String,
     /// What one mode may be answered with another may not.
     pub mode: CacheMode,
+    /// One request must not end at another's deadline.
+    pub timeouts_ms: [Option<u64>; 2],
 }
 
 /// All flights that can be joined.
@@ -230,6 +232,7 @@ impl Follower {
                 if read < log.gone {
                     // Fallen behind for good: it must not hold the stream back any more.
                     log.followers.insert(self.number, usize::MAX);
+                    self.flight.room.notify_waiters();
                 }
                 let next =
                     read.checked_sub(log.gone).and_then(|at| log.kept.get(at)).map(|(chunk, _)| Arc::clone(chunk));
@@ -299,7 +302,12 @@ mod tests {
     }
 
     fn key() -> Option<FlightKey> {
-        Some(FlightKey { fingerprint: Digest([0; 32]), key_hash: "k".into(), mode: CacheMode::On })
+        Some(FlightKey {
+            fingerprint: Digest([0; 32]),
+            key_hash: "k".into(),
+            mode: CacheMode::On,
+            timeouts_ms: [None; 2],
+        })
     }
 
     fn served() -> Arc<Served> {

@@ -67,6 +67,7 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
         fingerprint: asked.fingerprint,
         key_hash: key_hash(),
         mode: asked.mode,
+        timeouts_ms: [asked.request.sluice.timeout_ms, asked.request.sluice.first_token_timeout_ms],
     });
     let (follower, leader) = app.flights.join(key, &asked.id);
     match leader {

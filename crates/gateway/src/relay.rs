@@ -10,7 +10,7 @@ use cache::{Entry, Put};
 use catalog::{Endpoint, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
-use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
+use providers::{Answer, Attempts, Call, FailureKind, Order, Outcome, ReplyStream, Success, Ticket};
 use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -39,6 +39,13 @@ struct Progress {
 }
 
 impl Progress {
+    /// What calls cost that ended because the request asked for less time than the endpoint has.
+    fn given_up_by_request(&self) -> NanoUsd {
+        let attempts = self.attempts.list();
+        let given_up = attempts.iter().filter(|attempt| attempt.outcome == Outcome::Failed(FailureKind::Deadline));
+        given_up.map(providers::Attempt::wasted_cost).sum()
+    }
+
     /// What calls that brought nothing cost.
     fn wasted(&self) -> NanoUsd {
         self.attempts.list().iter().map(providers::Attempt::wasted_cost).sum()
@@ -112,19 +119,19 @@ async fn fly(
     let reply = match answer {
         Answer::Whole(reply) => *reply,
         Answer::Stream(stream) => {
-            progress.endpoint = Some(Arc::clone(&call.endpoint));
             leader.set_head(Arc::clone(&head));
             let patience = Duration::from_millis(app.config.server.client_stall_timeout_ms);
             relay_stream(*stream, leader, patience, progress).await?
         }
     };
-    progress.endpoint = Some(Arc::clone(&call.endpoint));
     let usage = usage_of(asked, &reply, progress);
     let reply = Arc::new(reply);
     store(app, asked, vector.ok(), &reply, &call.endpoint);
     let taken = cost(&call.endpoint, usage);
-    // An answer of nothing costs its reader nothing, whatever its provider takes.
-    let charged = if usage.completion_tokens() == 0 { NanoUsd::ZERO } else { taken };
+    // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
+    // up is the request's to pay.
+    let is_empty = usage.completion_tokens() == 0 && !usage.estimated;
+    let charged = if is_empty { NanoUsd::ZERO } else { taken } + progress.given_up_by_request();
     let upstream = taken + progress.wasted();
     let saved = (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO);
     let trace = Arc::new(progress.trace.clone());
@@ -159,9 +166,21 @@ async fn first_success(
     settlement.record_reservation(writer).await.map_err(storage)?;
     // The disk and the provider work at the same time; the answer is released when both are done.
     let called = Instant::now();
-    let (success, durable) = tokio::join!(execution.first_success(), writer.durable());
-    let attempts = progress.attempts.list();
-    let success = success.map_err(|failure| Error::Upstream { failure, attempts: attempts.len() })?;
+    let answered = async {
+        let success = execution.first_success().await?;
+        // Known before the disk is waited for: from here on the answer is billed.
+        progress.endpoint = Some(Arc::clone(&success.call.endpoint));
+        if let Answer::Whole(reply) = &success.answer {
+            progress.text_chars = reply.text_chars();
+            progress.usage = reply.usage.as_ref().and_then(Usage::from_openai);
+        }
+        Ok(success)
+    };
+    let (success, durable) = tokio::join!(answered, writer.durable());
+    let success: Success = success.map_err(|failure| {
+        let attempts = progress.attempts.list().len();
+        Error::Upstream { failure, attempts }
+    })?;
     durable.map_err(storage)?;
     Ok((success, called.elapsed()))
 }
@@ -310,15 +329,12 @@ async fn relay_stream(
         progress.usage = chunk.usage.as_ref().and_then(Usage::from_openai).or(progress.usage);
         leader.push(Arc::new(chunk), patience).await.map_err(|Stalled| Error::ClientStalled)?;
     }
-    stream.into_collected().finish().ok_or_else(|| Error::Internal { id: "a stream without chunks".to_owned() })
+    stream.collected().finish().ok_or_else(|| Error::Internal { id: "a stream without chunks".to_owned() })
 }
 
 fn usage_of(asked: &Asked, reply: &Reply, progress: &Progress) -> Usage {
     let stated = reply.usage.as_ref().and_then(Usage::from_openai);
-    stated.or(progress.usage).unwrap_or_else(|| {
-        let texts = reply.choices.iter().filter_map(|choice| choice.message.content.as_deref());
-        Usage::estimate(asked.request.prompt_bytes(), texts.map(|text| text.chars().count()).sum())
-    })
+    stated.or(progress.usage).unwrap_or_else(|| Usage::estimate(asked.request.prompt_bytes(), reply.text_chars()))
 }
 
 fn cost(endpoint: &Endpoint, usage: Usage) -> NanoUsd {
@@ -363,16 +379,18 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
 fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
     let attempts = progress.attempts.list();
     let mut bill = Bill { upstream: progress.wasted(), charged: NanoUsd::ZERO };
-    let given_up = attempts.iter().rfind(|attempt| attempt.outcome == Outcome::Cancelled && !attempt.hedge);
+    let by_client = [Outcome::Cancelled, Outcome::Failed(FailureKind::Deadline)];
+    let given_up = attempts.iter().rfind(|attempt| by_client.contains(&attempt.outcome) && !attempt.hedge);
     let begun = match (&progress.endpoint, given_up) {
         (Some(endpoint), _) => {
             let estimate = || Usage::estimate(asked.request.prompt_bytes(), progress.text_chars);
             let usage = progress.usage.unwrap_or_else(estimate);
             bill.charged = cost(endpoint, usage);
             bill.upstream += bill.charged;
-            if usage.completion_tokens() == 0 && state == "failed" {
+            if usage.completion_tokens() == 0 && !usage.estimated && state == "failed" {
                 bill.charged = NanoUsd::ZERO;
             }
+            bill.charged += progress.given_up_by_request();
             Some((endpoint, usage))
         }
         (None, Some(attempt)) => {

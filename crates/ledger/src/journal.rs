@@ -45,14 +45,17 @@ impl Journal {
         written
     }
 
-    /// Reads all lines; the last one may be torn by a crash and is left out then.
+    /// Reads all lines; the last one may be torn by a crash and is taken out then, so that no other is glued to it.
     pub(crate) fn read(&mut self) -> io::Result<Vec<Line>> {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         self.file.rewind()?;
-        self.file.read_to_string(&mut text)?;
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let lines = whole.lines().filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_str(line).map_err(io::Error::from)).collect()
+        self.file.read_to_end(&mut bytes)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if whole < bytes.len() {
+            self.file.set_len(whole as u64)?;
+        }
+        let lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
     }
 
     /// Empties the journal once the database has everything.
@@ -72,9 +75,16 @@ mod tests {
         let line = Line::Settle(Box::new(Generation { id: "gen-1".into(), ..Generation::default() }));
         let mut journal = Journal::open(&path, true).expect("a journal");
         journal.append(&line).expect("written");
-        OpenOptions::new().append(true).open(&path).expect("open").write_all(b"{\"settle\":{\"id\"").expect("torn");
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .expect("open")
+            .write_all(b"{\"settle\":{\"id\":\"\xe6\x9d")
+            .expect("torn");
         let mut journal = Journal::open(&path, false).expect("again");
-        assert_eq!(journal.read().expect("readable"), [line]);
+        assert_eq!(journal.read().expect("readable"), std::slice::from_ref(&line));
+        journal.append(&line).expect("written");
+        assert_eq!(journal.read().expect("readable"), [line.clone(), line]);
         journal.clear().expect("cleared");
         assert_eq!(journal.read().expect("readable"), []);
     }

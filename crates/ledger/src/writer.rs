@@ -4,6 +4,7 @@
 use crate::journal::{Journal, Line};
 use catalog::NanoUsd;
 use database::{Database, DatabaseError, Durability, Generation, Reservation};
+use std::collections::HashSet;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -12,6 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 const SLOTS: usize = 10_000;
 const BATCH_MAX: usize = 512;
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// Records kept in an outage; beyond them those of requests that cost nothing, as hits, are only counted. What costs
+/// money is bounded by what may be spent.
+const FREE_KEPT_MAX: usize = 50_000;
 
 pub(crate) enum Record {
     Reserve(Reservation, Answer),
@@ -60,7 +64,14 @@ impl Writer {
             syncs
         });
         let (records, receiver) = mpsc::channel(SLOTS * 2);
-        let books = Books { database, journal, outage_spend_max, spent: NanoUsd::ZERO };
+        let books = Books {
+            database,
+            journal,
+            outage_spend_max,
+            spent: NanoUsd::ZERO,
+            journaled: HashSet::new(),
+            free_dropped: 0,
+        };
         Ok((Self { records, syncs }, tokio::spawn(books.write(receiver))))
     }
 
@@ -126,7 +137,7 @@ async fn sync(database: Database, mut waiting: mpsc::Receiver<oneshot::Sender<bo
 }
 
 /// What is not in the database yet.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Pending {
     reservations: Vec<Reservation>,
     settled: Vec<Generation>,
@@ -138,10 +149,6 @@ impl Pending {
             Line::Reserve(reservation) => self.reservations.push(reservation),
             Line::Settle(generation) => self.settled.push(*generation),
         }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.reservations.is_empty() && self.settled.is_empty()
     }
 }
 
@@ -172,6 +179,10 @@ struct Books {
     outage_spend_max: NanoUsd,
     /// Reserved and not given back since the database went away.
     spent: NanoUsd,
+    /// Generations whose reservation is in the journal.
+    journaled: HashSet<String>,
+    /// Records of requests that cost nothing and found no room in this outage.
+    free_dropped: u64,
 }
 
 impl Books {
@@ -194,12 +205,12 @@ impl Books {
                 Err(error) if error.is_duplicate() => self.one_by_one(pending, waiting).await,
                 Err(error) => {
                     tracing::error!(%error, "the ledger cannot be written; the journal takes over");
+                    release(barriers); // readers see what is stored; they must not wait for what cannot be
                     self.outage(error, pending, waiting, &mut records).await;
+                    continue;
                 }
             }
-            for barrier in barriers {
-                let _gone = barrier.send(());
-            }
+            release(barriers);
         }
     }
 
@@ -224,27 +235,23 @@ impl Books {
         records: &mut mpsc::Receiver<Record>,
     ) {
         let mut pending = Pending::default();
-        self.spent = NanoUsd::ZERO;
+        (self.spent, self.free_dropped) = (NanoUsd::ZERO, 0);
+        self.journaled.clear();
         for (reservation, waiting) in first.reservations.into_iter().zip(waiting) {
             self.reserve_away(reservation, waiting, &cause, &mut pending);
         }
         first.settled.into_iter().for_each(|generation| self.settle_away(generation, &mut pending));
         let mut ended = false;
-        let mut retried = pending.clone();
-        let mut retrying = Box::pin(retry(self.database.clone(), retried.clone()));
+        let mut retrying = Box::pin(self.probe());
         loop {
             tokio::select! {
-                stored = &mut retrying => {
-                    match stored {
-                        Ok(()) => {
-                            pending.reservations.drain(..retried.reservations.len());
-                            pending.settled.drain(..retried.settled.len());
-                            // It is back. What came meanwhile follows at once, or under load there would be no end.
-                            match self.database.replay(&pending.reservations, &pending.settled).await {
-                                Ok(()) => break,
-                                Err(error) => cause = error,
-                            }
-                        }
+                writable = &mut retrying => {
+                    // What came meanwhile follows at once, or under load there would be no end.
+                    match writable {
+                        Ok(()) => match self.drain(&mut pending).await {
+                            Ok(()) => break,
+                            Err(error) => cause = error,
+                        },
                         Err(error) if ended => {
                             let pending = pending.settled.len();
                             tracing::error!(%error, pending, "ending while the ledger cannot be written");
@@ -252,8 +259,7 @@ impl Books {
                         }
                         Err(error) => cause = error,
                     }
-                    retried = pending.clone();
-                    retrying = Box::pin(retry(self.database.clone(), retried.clone()));
+                    retrying = Box::pin(self.probe());
                 }
                 record = records.recv(), if !ended => match record {
                     None => ended = true,
@@ -261,17 +267,37 @@ impl Books {
                         self.reserve_away(reservation, waiting, &cause, &mut pending);
                     }
                     Some(Record::Settle(generation)) => self.settle_away(*generation, &mut pending),
-                    // Readers see what is stored; they must not wait for what cannot be.
-                    Some(Record::Barrier(done)) => {
-                        let _gone = done.send(());
-                    }
+                    Some(Record::Barrier(done)) => release(vec![done]),
                 },
             }
         }
         if let Err(error) = self.journal.clear() {
             tracing::error!(%error, "the journal could not be emptied; its records are known and will not count twice");
         }
-        tracing::warn!("the ledger is written again");
+        tracing::warn!(free_dropped = self.free_dropped, "the ledger is written again");
+    }
+
+    /// After a pause, whether the database takes writes again.
+    fn probe(&self) -> impl Future<Output = Result<(), DatabaseError>> + use<> {
+        let database = self.database.clone();
+        async move {
+            tokio::time::sleep(RETRY_AFTER).await;
+            database.check_writable().await
+        }
+    }
+
+    /// Stores what is pending, batch by batch.
+    async fn drain(&self, pending: &mut Pending) -> Result<(), DatabaseError> {
+        for reservations in pending.reservations.chunks(BATCH_MAX) {
+            self.database.replay(reservations, &[]).await?;
+        }
+        pending.reservations.clear();
+        while !pending.settled.is_empty() {
+            let count = pending.settled.len().min(BATCH_MAX);
+            self.database.replay(&[], &pending.settled[..count]).await?;
+            pending.settled.drain(..count);
+        }
+        Ok(())
     }
 
     fn reserve_away(
@@ -283,10 +309,12 @@ impl Books {
     ) {
         let spent = self.spent + NanoUsd(reservation.nano);
         let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
+        let id = reservation.generation_id.clone();
         let line = Line::Reserve(reservation);
         let answer = match allowed.then(|| self.journal.append(&line)) {
             Some(Ok(())) => {
                 self.spent = spent;
+                self.journaled.insert(id);
                 pending.add(line);
                 Ok(())
             }
@@ -297,9 +325,13 @@ impl Books {
     }
 
     fn settle_away(&mut self, generation: Generation, pending: &mut Pending) {
-        let journaled = pending.reservations.iter().any(|known| known.generation_id == generation.id);
-        if journaled {
+        if self.journaled.remove(&generation.id) {
             self.spent += NanoUsd(generation.charged_nano - generation.reserved_nano);
+        }
+        let is_free = generation.reserved_nano == 0 && generation.charged_nano == 0;
+        if is_free && pending.settled.len() >= FREE_KEPT_MAX {
+            self.free_dropped += 1;
+            return;
         }
         let line = Line::Settle(Box::new(generation));
         if let Err(error) = self.journal.append(&line) {
@@ -309,10 +341,8 @@ impl Books {
     }
 }
 
-async fn retry(database: Database, pending: Pending) -> Result<(), DatabaseError> {
-    tokio::time::sleep(RETRY_AFTER).await;
-    if pending.is_empty() {
-        return database.check_writable().await;
+fn release(barriers: Vec<oneshot::Sender<()>>) {
+    for barrier in barriers {
+        let _gone = barrier.send(()); // nobody may wait any more
     }
-    database.replay(&pending.reservations, &pending.settled).await
 }

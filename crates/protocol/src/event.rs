@@ -94,11 +94,34 @@ impl Chunk {
         EMPTY + self.choices.iter().map(choice).sum::<usize>() + json(&self.extra)
     }
 
-    /// Characters of visible text, for estimating the usage of a cut stream.
+    /// Characters of everything that was made: text, refusals, reasoning, arguments of tool calls; for estimating the
+    /// usage of a cut stream.
     pub fn text_chars(&self) -> usize {
-        let visible = |choice: &ChunkChoice| choice.delta.content.as_deref().map_or(0, |text| text.chars().count());
-        self.choices.iter().map(visible).sum()
+        let made = |choice: &ChunkChoice| {
+            let delta = &choice.delta;
+            let texts = [delta.content.as_deref(), delta.refusal.as_deref()];
+            chars(texts.into_iter().flatten(), delta.tool_calls.iter().flatten(), &delta.extra)
+        };
+        self.choices.iter().map(made).sum()
     }
+}
+
+/// Characters of texts, of tool calls' arguments and names, and of further strings as reasoning.
+pub(crate) fn chars<'a>(
+    texts: impl Iterator<Item = &'a str>,
+    calls: impl Iterator<Item = &'a Value>,
+    extra: &Map<String, Value>,
+) -> usize {
+    let count = |text: &str| text.chars().count();
+    let of_call = |call: &Value| {
+        ["/function/arguments", "/function/name"]
+            .iter()
+            .filter_map(|part| call.pointer(part)?.as_str())
+            .map(count)
+            .sum::<usize>()
+    };
+    let further = extra.values().filter_map(Value::as_str).map(count);
+    texts.map(count).sum::<usize>() + calls.map(of_call).sum::<usize>() + further.sum::<usize>()
 }
 
 /// Puts a reply together from its chunks.
@@ -223,8 +246,10 @@ fn merge_logprobs(known: &mut Value, news: &Value) {
     }
 }
 
-/// Characters of text in one replayed chunk: about the size in which providers stream.
-const REPLAY_CHARS: usize = 48;
+/// Bytes of text in one replayed chunk: about the size in which providers stream.
+const REPLAY_BYTES: usize = 48;
+/// A longer answer comes in larger pieces, so that there are not more than about this many.
+const REPLAY_PIECES: usize = 2_000;
 
 /// Cuts a reply into the chunks a stream of it would have had, without usage.
 pub fn replay(reply: &Reply) -> Vec<Chunk> {
@@ -235,9 +260,9 @@ pub fn replay(reply: &Reply) -> Vec<Chunk> {
         model: reply.model.clone(),
         choices: vec![choice],
         usage: None,
-        extra: reply.extra.clone(),
+        extra: Map::new(),
     };
-    let mut chunks = Vec::new();
+    let mut chunks: Vec<Chunk> = Vec::new();
     for choice in &reply.choices {
         let message = &choice.message;
         let news = |delta: Delta| ChunkChoice { index: choice.index, delta, ..ChunkChoice::default() };
@@ -264,12 +289,23 @@ pub fn replay(reply: &Reply) -> Vec<Chunk> {
         };
         chunks.push(chunk(last));
     }
+    if let Some(first) = chunks.first_mut() {
+        first.extra.clone_from(&reply.extra); // once: it may be large
+    }
     chunks
 }
 
 fn pieces(text: &str) -> Vec<String> {
-    let chars: Vec<char> = text.chars().collect();
-    chars.chunks(REPLAY_CHARS).map(|piece| piece.iter().collect()).collect()
+    let bytes = REPLAY_BYTES.max(text.len() / REPLAY_PIECES);
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = (bytes..rest.len()).find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
+        let (piece, left) = rest.split_at(end);
+        pieces.push(piece.to_owned());
+        rest = left;
+    }
+    pieces
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The canonical whole answer.
 
+use crate::event::chars;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -64,6 +65,16 @@ impl Default for AssistantMessage {
 }
 
 impl Reply {
+    /// Characters of everything that was made: texts, refusals, reasoning, arguments of tool calls.
+    pub fn text_chars(&self) -> usize {
+        let made = |choice: &Choice| {
+            let message = &choice.message;
+            let texts = [message.content.as_deref(), message.refusal.as_deref()];
+            chars(texts.into_iter().flatten(), message.tool_calls.iter(), &message.extra)
+        };
+        self.choices.iter().map(made).sum()
+    }
+
     /// True where no choice says anything and none says why it ended: an answer of nothing.
     pub fn is_empty(&self) -> bool {
         self.choices.iter().all(|choice| {

@@ -19,6 +19,8 @@ struct ToldChoice {
     calls: Vec<(Option<u64>, usize)>,
     /// Bytes of strings, elements of lists; 1 for what is told at once.
     extra: BTreeMap<String, usize>,
+    /// The same for lists within the choice's own further fields, as `logprobs`, by `field/list`.
+    lists: BTreeMap<String, usize>,
     ended: bool,
 }
 
@@ -39,6 +41,11 @@ impl Told {
             }
             for (name, value) in &news.delta.extra {
                 *told.extra.entry(name.clone()).or_default() += size(value);
+            }
+            for (name, lists) in &news.extra {
+                for (list, value) in lists.as_object().into_iter().flatten() {
+                    *told.lists.entry(format!("{name}/{list}")).or_default() += size(value);
+                }
             }
             told.ended |= news.finish_reason.is_some();
         }
@@ -70,6 +77,14 @@ impl ToldChoice {
             if let Some((_, told)) = self.calls.get(at) {
                 let arguments = left(Some(arguments(call)), *told).unwrap_or_default();
                 *call = json!({"function": {"arguments": arguments}});
+            }
+        }
+        for (name, lists) in &mut rest.extra {
+            for (list, value) in lists.as_object_mut().into_iter().flatten() {
+                let told = self.lists.get(&format!("{name}/{list}")).copied().unwrap_or(0);
+                if let Value::Array(items) = value {
+                    items.drain(..told.min(items.len()));
+                }
             }
         }
         let extra = std::mem::take(&mut message.extra);
@@ -124,6 +139,7 @@ mod tests {
             json!({"reasoning_details": [{"a": 2}]}),
             json!({"content": "naïve "}),
             json!({"content": "東京"}),
+            json!({"content": "!"}),
             begin(0),
             call(0, "\"x\":"),
             begin(1),
@@ -131,6 +147,9 @@ mod tests {
             call(0, "1}"),
         ];
         let mut chunks: Vec<Value> = deltas.into_iter().map(|delta| of(delta, Value::Null)).collect();
+        for (at, chunk) in chunks.iter_mut().enumerate().skip(4).take(3) {
+            chunk["choices"][0]["logprobs"] = json!({"content": [{"token": at}], "refusal": null});
+        }
         chunks.push(of(json!({}), json!("tool_calls")));
         chunks.into_iter().map(|chunk| serde_json::from_value(chunk).expect("a chunk")).collect()
     }

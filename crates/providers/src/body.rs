@@ -61,7 +61,8 @@ impl Body {
         };
         let mut out = Vec::new();
         for step in chunk.chunks(STEP) {
-            if unpack.write_all(step).is_err() {
+            // Without a flush the decoder keeps up to 32 KiB to itself.
+            if unpack.write_all(step).and_then(|()| unpack.flush()).is_err() {
                 return Err(self.fail(Kind::Malformed, "the answer's gzip is broken"));
             }
             out.append(unpack.get_mut());

@@ -13,9 +13,14 @@ const IN_A_ROW_ALWAYS: u32 = 10;
 /// What a call came to, as far as the endpoint's health is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// A whole answer.
     Good,
+    /// A stream has its first content.
+    Began,
+    /// It has come to its end, or was left without a failure.
+    Ended,
     Bad,
-    /// It will fail again until somebody changes something: a refused credential, an unknown model.
+    /// It will fail again until somebody changes something: a refused credential.
     Hopeless,
 }
 
@@ -60,13 +65,25 @@ impl Breaker {
 
     pub(crate) fn record(&mut self, now: Instant, outcome: Outcome, interval: Duration) {
         self.fade(now);
-        if outcome == Outcome::Good {
-            self.good += 1.0;
-            self.in_a_row = 0;
-            if self.probe_at.take().is_some() {
-                self.bad = 0.0; // it works again: its share comes back at once
+        match outcome {
+            Outcome::Good => {
+                self.good += 1.0;
+                self.in_a_row = 0;
+                if self.probe_at.take().is_some() {
+                    self.bad = 0.0; // it works again: its share comes back at once
+                }
+                return;
             }
-            return;
+            Outcome::Began => {
+                self.good += 1.0;
+                self.probe_at = None;
+                return;
+            }
+            Outcome::Ended => {
+                self.in_a_row = 0;
+                return;
+            }
+            Outcome::Bad | Outcome::Hopeless => {}
         }
         self.bad += 1.0;
         self.in_a_row += 1;
@@ -138,6 +155,17 @@ mod tests {
         }
         assert!((0.6..0.7).contains(&breaker.success_rate(start)));
         assert!(breaker.success_rate(start + Duration::from_secs(200)) > 0.99, "failures are forgotten");
+    }
+
+    #[test]
+    fn an_endpoint_that_breaks_every_stream_is_a_failing_one() {
+        let (mut breaker, start) = (Breaker::new(), Instant::now());
+        for _ in 0..3 {
+            assert_eq!(breaker.pass(start), Pass::Free);
+            breaker.record(start, Outcome::Began, INTERVAL);
+            breaker.record(start, Outcome::Bad, INTERVAL);
+        }
+        assert_ne!(breaker.pass(start), Pass::Free);
     }
 
     #[test]

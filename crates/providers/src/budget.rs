@@ -53,6 +53,11 @@ impl SpendBudget {
         self.nano = (self.nano + part).min((100.0 * part).max(self.nano));
     }
 
+    /// A hedge was not made.
+    pub(crate) fn give_back(&mut self, expected: NanoUsd) {
+        self.nano += expected.0.max(0) as f64;
+    }
+
     /// Takes the cost of a hedge where it is there.
     pub(crate) fn withdraw(&mut self, expected: NanoUsd) -> bool {
         let cost = expected.0.max(0) as f64;

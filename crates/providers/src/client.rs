@@ -4,7 +4,7 @@ use crate::body::Body;
 use crate::config::{Deadlines, Provider};
 use crate::credential::Credential;
 use crate::error::{Failure, Kind};
-use crate::stream::ReplyStream;
+use crate::stream::{ReplyStream, Times};
 use bytes::Bytes;
 use protocol::dialect::openai_chat::{self, DecodeError};
 use protocol::{Reply, Usage};
@@ -35,8 +35,8 @@ pub(crate) const LIMITS: Limits = Limits {
     empty_events_max: 10_000,
 };
 
-/// Characters of a provider's message that are quoted.
-const QUOTED_CHARS_MAX: usize = 500;
+/// An error's status says enough; its message is worth no more waiting.
+const ERROR_BODY_WAIT: Duration = Duration::from_secs(1);
 
 /// An answer whose beginning is good.
 pub enum Answer {
@@ -48,7 +48,10 @@ pub enum Answer {
 pub(crate) struct Outgoing<'a> {
     pub provider: &'a Arc<Provider>,
     pub credential: &'a Credential,
+    /// The endpoint's own.
     pub deadlines: Deadlines,
+    /// The same, or tighter where the request asks for it.
+    pub tightened: Deadlines,
     /// Sent one after the other.
     pub body: Vec<Bytes>,
     pub streamed: bool,
@@ -82,33 +85,41 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
     let provider = call.provider;
     let name = provider.name.as_str();
     let now = Instant::now();
-    let deadline = call.by.min(now + call.deadlines.total);
+    let (own, tightened) = (call.deadlines, call.tightened);
+    let deadline = call.by.min(now + tightened.total);
     // A whole answer has no first token to wait for: only the total deadline can tell that it hangs.
-    let first_by = if call.streamed { deadline.min(now + call.deadlines.first_token) } else { deadline };
+    let first = |deadlines: Deadlines| now + if call.streamed { deadlines.first_token } else { deadlines.total };
+    let first_by = deadline.min(first(tightened));
+    // Whose patience has ended: the endpoint's health must not depend on what a client asks for.
+    let first_late = if first_by < first(own) { Kind::Deadline } else { Kind::Timeout };
+    let late = if deadline < now + own.total { Kind::Deadline } else { Kind::Timeout };
+    let blame = |failure: Failure, late: Kind| match failure.kind {
+        Kind::Timeout => Failure { kind: late, ..failure },
+        _ => failure,
+    };
     let mut request = client.post(provider.chat_url.clone()).header(CONTENT_TYPE, "application/json");
     if let Some(bearer) = call.credential.bearer_for(&provider.chat_url) {
         request = request.header(AUTHORIZATION, bearer);
     }
     let response = timeout_at(first_by, with_body(request, call.body.clone()).send())
         .await
-        .map_err(|_| Failure::new(name, Kind::Timeout, "no answer within the deadline"))?
+        .map_err(|_| Failure::new(name, first_late, "no answer within the deadline"))?
         .map_err(|error| send_failure(name, &error))?;
     if header_bytes(response.headers()) > LIMITS.header_bytes_max {
         let message = format!("the answer's headers are over {} bytes", LIMITS.header_bytes_max);
         return Err(Failure::new(name, Kind::TooLarge, message));
     }
     if !response.status().is_success() {
-        return Err(error_reply(name, call.credential, response, first_by).await);
+        return Err(error_reply(name, response, first_by.min(Instant::now() + ERROR_BODY_WAIT)).await);
     }
+    let body = Body::open(name, response)?;
     if call.streamed {
-        let times = (first_by, deadline, call.deadlines.idle);
-        let stream = ReplyStream::open(name, Body::open(name, response)?, call.choices, times).await;
-        return stream
-            .map(|stream| Answer::Stream(Box::new(stream)))
-            .map_err(|failure| redacted(failure, call.credential));
+        let times = Times { first_by, deadline, idle: own.idle, late };
+        let stream = ReplyStream::open(name, body, call.choices, times).await;
+        return stream.map(|stream| Answer::Stream(Box::new(stream))).map_err(|failure| blame(failure, first_late));
     }
-    let body = Body::open(name, response)?.read_all(LIMITS.reply_bytes_max, deadline).await?;
-    whole(name, &body).map_err(|failure| redacted(failure, call.credential))
+    let body = body.read_all(LIMITS.reply_bytes_max, deadline).await.map_err(|failure| blame(failure, late))?;
+    whole(name, &body)
 }
 
 /// One piece is sent as it is, more as a stream of the stated length: joining them would hold a large prompt again.
@@ -119,10 +130,6 @@ fn with_body(request: reqwest::RequestBuilder, pieces: Vec<Bytes>) -> reqwest::R
     let bytes: usize = pieces.iter().map(Bytes::len).sum();
     let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, Infallible>));
     request.header(CONTENT_LENGTH, bytes).body(reqwest::Body::wrap_stream(pieces))
-}
-
-fn redacted(failure: Failure, credential: &Credential) -> Failure {
-    Failure { message: quoted(&credential.redact(&failure.message)), ..failure }
 }
 
 /// Reads a whole answer. One with nothing in it is a failure: nobody asked for that.
@@ -173,7 +180,7 @@ pub(crate) fn send_failure(provider: &str, error: &reqwest::Error) -> Failure {
 }
 
 /// Turns an error status into a failure, quoting the provider's message where it is in the dialect's shape.
-async fn error_reply(provider: &str, credential: &Credential, response: reqwest::Response, by: Instant) -> Failure {
+async fn error_reply(provider: &str, response: reqwest::Response, by: Instant) -> Failure {
     let status = response.status().as_u16();
     let retry_after = retry_after(&response);
     let body = match Body::open(provider, response) {
@@ -182,15 +189,11 @@ async fn error_reply(provider: &str, credential: &Credential, response: reqwest:
     };
     let said = serde_json::from_slice::<Value>(&body).ok().and_then(|body| openai_chat::error_message(&body));
     let message = match said {
-        Some(said) => quoted(&credential.redact(&said)),
+        Some(said) => said,
         None if (300..400).contains(&status) => format!("answered {status}; redirects are not followed"),
         None => format!("answered {status}"),
     };
     Failure { status: Some(status), retry_after, ..Failure::new(provider, Kind::of_status(status), message) }
-}
-
-fn quoted(message: &str) -> String {
-    message.chars().take(QUOTED_CHARS_MAX).collect()
 }
 
 /// `Retry-After` in seconds, at most a day; the date form is not used by providers.

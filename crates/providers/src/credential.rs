@@ -1,8 +1,12 @@
 //! A credential that belongs to one origin, with its share of the traffic and its limits.
 
+use crate::error::Failure;
 use crate::secret::Secret;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
+
+/// Characters of a provider's message that are quoted.
+const QUOTED_CHARS_MAX: usize = 500;
 
 /// What a provider is called with. Its secret leaves for the origin it was made for and no other.
 #[derive(Debug, Clone)]
@@ -37,18 +41,20 @@ impl Credential {
         Some(value)
     }
 
-    /// Takes the secret out of a text that came from upstream.
-    pub(crate) fn redact(&self, text: &str) -> String {
-        match &self.secret {
-            Some(secret) => text.replace(secret.expose(), "***"),
-            None => text.to_owned(),
-        }
+    /// A failure whose message may quote the upstream, fit to be shown: without the secret, and short.
+    pub(crate) fn redacted(&self, failure: Failure) -> Failure {
+        let message = match &self.secret {
+            Some(secret) => failure.message.replace(secret.expose(), "***"),
+            None => failure.message,
+        };
+        Failure { message: message.chars().take(QUOTED_CHARS_MAX).collect(), ..failure }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn a_secret_leaves_for_its_own_origin_only() {
@@ -59,6 +65,8 @@ mod tests {
         for other in ["http://api.example.org/v1", "https://api.example.org:444/v1", "https://example.org/v1"] {
             assert_eq!(credential.bearer_for(&url(other)), None, "{other}");
         }
-        assert_eq!(credential.redact("bad key sk-1"), "bad key ***");
+        let failure = Failure::new("p", Kind::Refused, format!("bad key sk-1 {}", "x".repeat(9_999)));
+        let message = credential.redacted(failure).message;
+        assert!(message.starts_with("bad key *** x") && message.len() == QUOTED_CHARS_MAX, "{message}");
     }
 }

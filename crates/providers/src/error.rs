@@ -25,6 +25,16 @@ impl Failure {
         let provider = provider.to_owned();
         Self { kind, provider, status: None, message: message.into(), retry_after: None, usage: None }
     }
+
+    /// What follows for the endpoint's health; `None` says nothing about it. Some providers answer 402, 403 and 404 to
+    /// what is in one request, so only a 401 settles it.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self.kind {
+            Kind::Refused | Kind::RateLimited | Kind::Failing | Kind::Deadline => None,
+            Kind::Credential if self.status == Some(401) => Some(Outcome::Hopeless),
+            _ => Some(Outcome::Bad),
+        }
+    }
 }
 
 /// What happened.
@@ -32,8 +42,10 @@ impl Failure {
 pub enum Kind {
     /// No connection: refused, DNS, TLS.
     Unreachable,
-    /// A deadline passed: connect, first token, idle or total.
+    /// A deadline of the endpoint passed: first token, idle or total.
     Timeout,
+    /// The request's own deadline passed, which says nothing about the endpoint.
+    Deadline,
     /// 429.
     RateLimited,
     /// 503 and 529: the provider has too much to do.
@@ -74,7 +86,9 @@ impl Kind {
     pub fn action(self) -> Action {
         match self {
             Self::Refused => Action::Stop,
-            Self::Timeout | Self::Credential | Self::NoSuchModel | Self::TooLarge | Self::Failing => Action::TryNext,
+            Self::Timeout | Self::Deadline | Self::Credential | Self::NoSuchModel | Self::TooLarge | Self::Failing => {
+                Action::TryNext
+            }
             Self::Unreachable
             | Self::RateLimited
             | Self::Overloaded
@@ -85,18 +99,9 @@ impl Kind {
         }
     }
 
-    /// What follows for the endpoint's health; `None` says nothing about it.
-    pub(crate) fn outcome(self) -> Option<Outcome> {
-        match self {
-            Self::Refused | Self::RateLimited | Self::Failing => None,
-            Self::Credential | Self::NoSuchModel => Some(Outcome::Hopeless),
-            _ => Some(Outcome::Bad),
-        }
-    }
-
     /// True where the provider was at work before the failure, so that it may bill for it.
     pub(crate) fn may_be_billed(self) -> bool {
-        matches!(self, Self::Timeout | Self::Malformed | Self::Empty | Self::Cut | Self::TooLarge)
+        matches!(self, Self::Timeout | Self::Deadline | Self::Malformed | Self::Empty | Self::Cut | Self::TooLarge)
     }
 
     /// A short name for metrics and records.
@@ -104,6 +109,7 @@ impl Kind {
         match self {
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
+            Self::Deadline => "deadline",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::Broken => "broken",

@@ -180,7 +180,9 @@ impl Execution<'_> {
                 return Err(last);
             }
             let gate = &self.upstreams.gate;
-            if let Ok(next) = gate.try_acquire(&self.choices, &tried.all, self.settings) {
+            // Somebody untried who is free, or who is only at a limit: waiting there costs no second try.
+            let untried = gate.acquire(&self.choices, &tried.all, &self.ticket, self.settings).await;
+            if let Ok((next, _)) = untried {
                 permit = Some(next);
                 continue;
             }
@@ -247,14 +249,19 @@ impl Execution<'_> {
         let gate = &self.upstreams.gate;
         let mut skip = tried.clone();
         skip.insert(first);
-        let other = gate.try_acquire(&self.choices, &skip, self.settings);
-        let permit = match other {
-            Ok(permit) => permit,
-            Err(_) if paid => gate.try_acquire(&self.choices, tried, self.settings).ok()?,
-            Err(_) => return None, // a probe gets company elsewhere or none
+        // The money first: a permit that is not used has used up a turn.
+        let expected = expected_cost(self.request, &self.options[first].call);
+        if paid && !gate.withdraw_hedge(expected) {
+            return None;
+        }
+        let permit = match gate.try_acquire(&self.choices, &skip, self.settings) {
+            Err(_) if paid => gate.try_acquire(&self.choices, tried, self.settings),
+            other => other, // a probe gets company elsewhere or none
         };
-        let expected = expected_cost(self.request, &self.options[permit.choice].call);
-        (!paid || gate.withdraw_hedge(expected)).then_some(permit)
+        if permit.is_err() && paid {
+            gate.return_hedge(expected);
+        }
+        permit.ok()
     }
 
     /// Makes one call and notes how it went.
@@ -269,7 +276,8 @@ impl Execution<'_> {
         };
         let under_way =
             self.attempts.begin(Arc::clone(endpoint), &credential.label, bills(self.request, wanted), hedge);
-        let deadlines = Deadlines::of(provider, endpoint).tightened(&self.request.sluice);
+        let deadlines = Deadlines::of(provider, endpoint);
+        let tightened = deadlines.tightened(&self.request.sluice);
         let connect = deadlines.connect;
         let outcome = match (openai_chat::encode_request(self.request, target), self.upstreams.clients.get(connect)) {
             (Ok(body), Ok(client)) => {
@@ -277,6 +285,7 @@ impl Execution<'_> {
                     provider,
                     credential,
                     deadlines,
+                    tightened,
                     body,
                     streamed: self.request.stream,
                     choices: self.request.n,
@@ -290,21 +299,24 @@ impl Execution<'_> {
         match outcome {
             Ok(answer) => {
                 under_way.answered();
-                permit.record(Outcome::Good);
+                permit.record(if self.request.stream { Outcome::Began } else { Outcome::Good });
                 permit.took(self.request.stream, under_way.elapsed());
                 let answer = match answer {
-                    Answer::Stream(stream) => Answer::Stream(Box::new(stream.of_call(permit, under_way))),
+                    Answer::Stream(stream) => {
+                        Answer::Stream(Box::new(stream.of_call(permit, under_way, credential.clone())))
+                    }
                     whole => whole,
                 };
                 Ok(Success { answer, call: wanted.clone() })
             }
-            Err(mut failure) => {
+            Err(failure) => {
+                let mut failure = credential.redacted(failure);
                 if matches!(failure.kind, Kind::RateLimited | Kind::Overloaded) {
                     permit.pause(*failure.retry_after.get_or_insert(PAUSE));
                 }
                 under_way.failed(&failure);
                 tracing::info!(endpoint = %endpoint.id, kind = failure.kind.as_str(), "a call failed");
-                if let Some(outcome) = failure.kind.outcome() {
+                if let Some(outcome) = failure.outcome() {
                     permit.record(outcome);
                 }
                 Err(failure)

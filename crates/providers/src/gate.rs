@@ -47,7 +47,7 @@ pub(crate) struct Gate {
 struct State {
     slots: Slots,
     queue: Queue<Waiter>,
-    /// How many waiters could use each capacity: a newcomer must not overtake them.
+    /// How many wait for each slot or capacity: a newcomer must not overtake them.
     wanted: HashMap<String, usize>,
     ticking: bool,
     retries: RetryBudget,
@@ -74,6 +74,8 @@ struct Waiter {
     interval: Duration,
     /// Equal for waiters that can use the same choices.
     signature: u64,
+    /// What it waits for: slots and capacities.
+    wants: Vec<String>,
     turn: oneshot::Sender<Result<Permit, Refusal>>,
 }
 
@@ -154,6 +156,10 @@ impl Gate {
         self.state().retries.withdraw(Instant::now(), settings.retry_per_second_min)
     }
 
+    pub(crate) fn return_hedge(&self, expected: NanoUsd) {
+        self.state().hedges.give_back(expected);
+    }
+
     pub(crate) fn withdraw_hedge(&self, expected: NanoUsd) -> bool {
         self.state().hedges.withdraw(expected)
     }
@@ -167,15 +173,17 @@ impl Gate {
     ) -> Result<Permit, Blocked> {
         let (interval, now) = (settings.breaker_interval(), Instant::now());
         let mut state = self.state();
-        let contested = |at: &usize| !skip.contains(at) && state.wanted.contains_key(&choices[*at].capacity);
-        let contested: Vec<usize> = (0..choices.len()).filter(contested).collect();
+        let waited_for =
+            |choice: &Choice| state.wanted.contains_key(&choice.slot) || state.wanted.contains_key(&choice.capacity);
+        let contested: Vec<usize> =
+            (0..choices.len()).filter(|at| !skip.contains(at) && waited_for(&choices[*at])).collect();
         let beyond: HashSet<usize> = skip.iter().chain(&contested).copied().collect();
         match state.slots.take(choices, &beyond, now, interval) {
             Ok((choice, pass)) => Ok(self.permit(&choices[choice], choice, interval, pass)),
-            Err(blocked) if contested.is_empty() => Err(blocked),
             Err(blocked) => {
-                let limited = contested.iter().find_map(|at| state.slots.limited_until(&choices[*at], now));
-                Err(Blocked { limited_until: Some(limited.unwrap_or((now, Limit::Queue))), ..blocked })
+                let limit = |at: &usize| state.slots.limited_until(&choices[*at], now).unwrap_or((now, Limit::Queue));
+                let limits = contested.iter().map(limit).chain(blocked.limited_until);
+                Err(Blocked { limited_until: limits.min_by_key(|(until, _)| *until), ..blocked })
             }
         }
     }
@@ -235,14 +243,22 @@ impl Gate {
         let usable = || (0..choices.len()).filter(|at| !skip.contains(at)).map(|at| &choices[at]);
         let mut hasher = DefaultHasher::new();
         usable().for_each(|choice| choice.slot.hash(&mut hasher));
-        for choice in usable() {
-            *state.wanted.entry(choice.capacity.clone()).or_default() += 1;
+        // A pause is the slot's own; a limit is shared by all of the credential's endpoints.
+        let now = Instant::now();
+        let wants = usable().filter_map(|choice| match state.slots.limited_until(choice, now)?.1 {
+            Limit::Pause => Some(choice.slot.clone()),
+            _ => Some(choice.capacity.clone()),
+        });
+        let wants: Vec<String> = wants.collect();
+        for wanted in &wants {
+            *state.wanted.entry(wanted.clone()).or_default() += 1;
         }
         let waiter = Waiter {
             choices: Arc::clone(choices),
             skip: skip.clone(),
             interval: settings.breaker_interval(),
             signature: hasher.finish(),
+            wants,
             turn,
         };
         let place = state.queue.push(&ticket.tenant, ticket.weight, ticket.priority, waiter);
@@ -312,14 +328,11 @@ impl Gate {
 
 impl State {
     fn unwant(&mut self, waiter: &Waiter) {
-        for (at, choice) in waiter.choices.iter().enumerate() {
-            if waiter.skip.contains(&at) {
-                continue;
-            }
-            if let Some(count) = self.wanted.get_mut(&choice.capacity) {
+        for wanted in &waiter.wants {
+            if let Some(count) = self.wanted.get_mut(wanted) {
                 *count -= 1;
                 if *count == 0 {
-                    self.wanted.remove(&choice.capacity);
+                    self.wanted.remove(wanted);
                 }
             }
         }

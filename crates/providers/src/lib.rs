@@ -26,6 +26,7 @@ pub use error::{Action, Failure, Kind as FailureKind};
 pub use execute::{Call, Execution, Order, Providers, Success, Upstreams};
 pub use gate::{Refusal, Ticket};
 pub use outbound::{Outbound, Received};
+pub use queue::WEIGHT_MAX;
 pub use secret::Secret;
 pub use settings::ExecutionConfig;
 pub use slot::Limit;

@@ -4,10 +4,11 @@ use crate::attempt::UnderWay;
 use crate::body::Body;
 use crate::breaker::Outcome;
 use crate::client::LIMITS;
+use crate::credential::Credential;
 use crate::error::{Failure, Kind};
 use crate::gate::Permit;
 use protocol::dialect::openai_chat::{self, StreamItem};
-use protocol::{Chunk, Collector, SseDecoder, SseError, Usage};
+use protocol::{Chunk, ChunkChoice, Collector, SseDecoder, SseError, Usage};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,22 +22,30 @@ pub struct ReplyStream {
     collector: Collector,
     /// How many alternatives were asked for.
     choices: u64,
-    idle: Duration,
-    deadline: Instant,
+    times: Times,
     empty_events: usize,
     ended: bool,
     /// Held as long as the upstream is at work.
-    call: Option<(Permit, UnderWay)>,
+    call: Option<(Permit, UnderWay, Credential)>,
 }
+
+/// When a stream is too late.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub first_by: Instant,
+    pub deadline: Instant,
+    /// Between two events.
+    pub idle: Duration,
+    /// What passing `deadline` means: the endpoint's fault, or the request's wish.
+    pub late: Kind,
+}
+
+/// Indices of tool calls beyond it are no answer to anything.
+const TOOL_CALLS_MAX: u64 = 1_024;
 
 impl ReplyStream {
     /// Reads until something a client would see has arrived; up to then another endpoint can still answer.
-    pub(crate) async fn open(
-        provider: &str,
-        body: Body,
-        choices: u64,
-        (first_by, deadline, idle): (Instant, Instant, Duration),
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn open(provider: &str, body: Body, choices: u64, times: Times) -> Result<Self, Failure> {
         let mut stream = Self {
             provider: provider.to_owned(),
             body,
@@ -44,8 +53,7 @@ impl ReplyStream {
             ready: VecDeque::new(),
             collector: Collector::default(),
             choices,
-            idle,
-            deadline,
+            times,
             empty_events: 0,
             ended: false,
             call: None,
@@ -53,7 +61,7 @@ impl ReplyStream {
         let mut held = VecDeque::new();
         let mut usage = None;
         loop {
-            let Some(item) = stream.next_item(first_by).await else {
+            let Some(item) = stream.next_item(times.first_by).await else {
                 return Err(stream.fail(Kind::Cut, "the stream ended before any content"));
             };
             match item? {
@@ -81,8 +89,9 @@ impl ReplyStream {
     }
 
     /// Keeps the right to call, and the record of the call, until the end.
-    pub(crate) fn of_call(self, permit: Permit, under_way: UnderWay) -> Self {
-        Self { call: Some((permit, under_way)), ..self }
+    pub(crate) fn of_call(mut self, permit: Permit, under_way: UnderWay, credential: Credential) -> Self {
+        self.call = Some((permit, under_way, credential));
+        self
     }
 
     /// The next chunk; `None` after a clean end.
@@ -93,8 +102,11 @@ impl ReplyStream {
         if self.ended {
             return None;
         }
-        let idle_by = (Instant::now() + self.idle).min(self.deadline);
-        let outcome = match self.next_item(idle_by).await {
+        let idle_by = Instant::now() + self.times.idle;
+        let outcome = match self.next_item(idle_by.min(self.times.deadline)).await {
+            Some(Err(failure)) if failure.kind == Kind::Timeout && self.times.deadline < idle_by => {
+                Some(Err(Failure { kind: self.times.late, ..failure }))
+            }
             Some(Ok(StreamItem::Chunk(chunk))) if chunk.has_failed() => {
                 Some(Err(self.fail(Kind::Broken, "the answer ended with an error")))
             }
@@ -111,16 +123,25 @@ impl ReplyStream {
             Some(Err(failure)) => Some(Err(failure)),
         };
         self.ended = true;
-        if let (Some(Err(failure)), Some((permit, under_way))) = (&outcome, &self.call) {
-            permit.record(Outcome::Bad);
-            under_way.broke(failure.kind);
+        let Some((permit, under_way, credential)) = self.call.take() else { return outcome };
+        match outcome {
+            Some(Err(failure)) => {
+                if let Some(outcome) = failure.outcome() {
+                    permit.record(outcome);
+                }
+                under_way.broke(failure.kind);
+                Some(Err(credential.redacted(failure)))
+            }
+            other => {
+                permit.record(Outcome::Ended);
+                other
+            }
         }
-        outcome
     }
 
     /// The answer so far, put together.
-    pub fn into_collected(self) -> Collector {
-        self.collector
+    pub fn collected(&mut self) -> Collector {
+        std::mem::take(&mut self.collector)
     }
 
     /// `None` at the end of the body.
@@ -151,8 +172,18 @@ impl ReplyStream {
         }
     }
 
-    /// An endless stream of events that say nothing would otherwise pass every limit of bytes.
+    /// An endless stream of events that say nothing would otherwise pass every limit of bytes, and so would choices and
+    /// tool calls that nobody asked for.
     fn counted(&mut self, item: Result<StreamItem, Failure>) -> Result<StreamItem, Failure> {
+        if let Ok(StreamItem::Chunk(chunk)) = &item {
+            let calls = |choice: &ChunkChoice| {
+                let indices = choice.delta.tool_calls.iter().flatten().filter_map(|call| call["index"].as_u64());
+                indices.max().is_some_and(|index| index >= TOOL_CALLS_MAX)
+            };
+            if chunk.choices.iter().any(|choice| u64::from(choice.index) >= self.choices || calls(choice)) {
+                return Err(self.fail(Kind::Malformed, "an event is of a choice or tool call that cannot be"));
+            }
+        }
         match &item {
             Ok(StreamItem::Chunk(chunk)) if !chunk.has_content() => self.empty_events += 1,
             _ => self.empty_events = 0,
@@ -166,5 +197,14 @@ impl ReplyStream {
 
     fn fail(&self, kind: Kind, message: impl Into<String>) -> Failure {
         Failure::new(&self.provider, kind, message)
+    }
+}
+
+impl Drop for ReplyStream {
+    /// A reader who leaves says nothing bad about the endpoint.
+    fn drop(&mut self) {
+        if let Some((permit, ..)) = &self.call {
+            permit.record(Outcome::Ended);
+        }
     }
 }

@@ -45,6 +45,7 @@ pub(crate) struct Answer {
     pub streamed: bool,
     pub latency: Duration,
     pub reset: ResetOnClose,
+    pub authorization: String,
 }
 
 pub(crate) fn error(status: StatusCode, message: &str) -> Response {
@@ -71,6 +72,12 @@ impl Answer {
                 response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 return response;
             }
+            Some(Fault::Gzip) => {
+                let steps = if self.streamed { self.stream_steps(reply) } else { self.whole_steps(reply) };
+                let mut response = self.body(VecDeque::from([Step::Send(packed(&joined(&steps))), Step::End]), reply);
+                response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                return response;
+            }
             _ => {}
         }
         let steps = if self.streamed { self.stream_steps(reply) } else { self.whole_steps(reply) };
@@ -90,11 +97,17 @@ impl Answer {
         response
     }
 
+    fn error_body(&self) -> Bytes {
+        let message = format!("the simulator was told to fail; it was sent `{}`", self.authorization);
+        Bytes::from(json!({"error": {"message": message, "code": 502}}).to_string())
+    }
+
     /// The faults that are an answer without a reply.
     fn refusal(&self, fault: Fault) -> Option<Response> {
         let with = |status: u16, retry_after: Option<u64>| {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut response = error(status, "the simulator was told to fail");
+            let mut response =
+                error(status, &format!("the simulator was told to fail; it was sent `{}`", self.authorization));
             if let Some(seconds) = retry_after {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
@@ -134,7 +147,7 @@ impl Answer {
             Some(Fault::Stall) => vec![Step::Send(first), Step::Wait(pause), Step::Send(second), Step::End],
             Some(Fault::NoTerminal) => vec![Step::Send(first), Step::End],
             Some(Fault::BadJson) => vec![Step::Send(Bytes::from_static(b"{\"choices\": [broken")), Step::End],
-            Some(Fault::ErrorEvent) => vec![Step::Send(Bytes::from_static(ERROR)), Step::End],
+            Some(Fault::ErrorEvent) => vec![Step::Send(self.error_body()), Step::End],
             Some(Fault::Trickle) => return trickle(&all),
             Some(Fault::Comments | Fault::Crlf) => {
                 vec![Step::Send(Bytes::from_static(b"\r\n\r\n \n")), Step::Send(all), Step::End]
@@ -162,7 +175,7 @@ impl Answer {
                     steps.push_back(Step::Send(Bytes::from_static(b"data: {\"choices\": [broken\n\n")));
                 }
                 Some(Fault::ErrorEvent) if at == 2 => {
-                    steps.push_back(Step::Send(Bytes::from([b"data: ", ERROR, b"\n\n"].concat())));
+                    steps.push_back(Step::Send(Bytes::from([b"data: ", &self.error_body()[..], b"\n\n"].concat())));
                     return and(steps, [Step::End]);
                 }
                 Some(Fault::Comments) => steps.push_back(Step::Send(Bytes::from_static(b": still here\n\n"))),
@@ -239,7 +252,17 @@ impl Answer {
     }
 }
 
-const ERROR: &[u8] = b"{\"error\":{\"message\":\"the simulator was told to fail\",\"code\":502}}";
+/// All that would be sent, in one piece.
+fn joined(steps: &VecDeque<Step>) -> Bytes {
+    let pieces = steps.iter().filter_map(|step| if let Step::Send(bytes) = step { Some(&bytes[..]) } else { None });
+    Bytes::from(pieces.collect::<Vec<_>>().concat())
+}
+
+fn packed(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("memory takes it");
+    Bytes::from(encoder.finish().expect("memory takes it"))
+}
 
 fn and<const N: usize>(mut steps: VecDeque<Step>, last: [Step; N]) -> VecDeque<Step> {
     steps.extend(last);

@@ -59,7 +59,9 @@ pub enum Fault {
     Crlf,
     /// Comments between the events.
     Comments,
-    /// An error inside the stream, or in a 200 body.
+    /// A whole answer, packed although nobody asked for that.
+    Gzip,
+    /// An error inside the stream, or in a 200 body, that quotes the credential it was sent.
     ErrorEvent,
     /// The answer stops at its length.
     Length,
@@ -82,7 +84,7 @@ pub enum Fault {
 }
 
 /// All faults with their names, for `GET /control/faults` and the models `sim/fault-NAME`.
-pub const FAULTS: [Fault; 33] = [
+pub const FAULTS: [Fault; 34] = [
     Fault::RateLimited,
     Fault::RateLimitedBare,
     Fault::Limited,
@@ -106,6 +108,7 @@ pub const FAULTS: [Fault; 33] = [
     Fault::Trickle,
     Fault::Crlf,
     Fault::Comments,
+    Fault::Gzip,
     Fault::ErrorEvent,
     Fault::Length,
     Fault::Filter,

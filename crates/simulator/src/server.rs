@@ -237,7 +237,7 @@ async fn chat(
 ) -> Response {
     let name = body["model"].as_str().unwrap_or_default();
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let nth = state.log.arrived(name, &body, authorization);
+    let nth = state.log.arrived(name, &body, authorization.clone());
     let mut watched = Watched::new(Arc::clone(&state.log), name, &body);
     let Some(model) = state.models.get(name).cloned() else {
         watched.fail();
@@ -263,5 +263,6 @@ async fn chat(
     }
     let answered = reply(&state.answers, name, fault, &body);
     let streamed = body["stream"].as_bool().unwrap_or(false);
-    Answer { watched, rule, fault, streamed, latency: model.latency, reset }.respond(&answered)
+    let authorization = authorization.unwrap_or_default();
+    Answer { watched, rule, fault, streamed, latency: model.latency, reset, authorization }.respond(&answered)
 }

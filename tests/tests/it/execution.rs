@@ -65,6 +65,7 @@ async fn at_its_limit_a_request_waits_its_turn_and_is_told() {
     assert_eq!(hit.header("x-sluice-cache"), "exact", "hits never queue");
     let refused = stack.chat(&question("acme/narrow", "third")).await; // waits the configured 500 ms
     assert_eq!(refused.status, 429, "{}", refused.text);
+    assert!(refused.header("x-sluice-queue-ms").parse::<u64>().expect("a number") >= 400);
     assert!(refused.header("retry-after").parse::<u64>().expect("seconds") >= 1);
     let metadata = &refused.json()["error"]["metadata"];
     assert_eq!(
@@ -155,6 +156,42 @@ async fn when_every_endpoint_has_been_failing_nobody_waits_for_them() {
     assert_eq!((refused.status, stack.simulator.arrived()), (503, calls), "{}", refused.text);
     assert_eq!(refused.json()["error"]["metadata"]["error_type"], "provider_unavailable");
     assert!(!refused.header("retry-after").is_empty());
+}
+
+#[tokio::test]
+async fn an_upstream_that_quotes_our_credential_does_not_get_it_shown() {
+    let provider = "[providers.p0]\nkind = \"simulated\"\nbase_url = \"SIMULATOR\"\napi_key_env = \"KEY_A\"\n";
+    for fault in ["401", "400", "500", "error-event"] {
+        let config = endpoints("acme/loud", &[&format!("sim/fault-{fault}")]) + provider + NO_CACHE;
+        let stack = Stack::start(&config).await;
+        for body in
+            [question("acme/loud", "x"), streamed(question("acme/loud", "a question with an answer of some length"))]
+        {
+            let answered = stack.chat(&body).await;
+            let seen = stack.simulator.seen();
+            assert_eq!(seen.last().and_then(|seen| seen.authorization.as_deref()), Some("Bearer sk-KEY_A"), "{fault}");
+            let generation = stack.generation(&answered).await.to_string();
+            assert!(
+                !answered.text.contains("sk-KEY_A") && !generation.contains("sk-KEY_A"),
+                "{fault}: {}",
+                answered.text
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clients_impatience_is_paid_by_it_and_not_held_against_the_endpoint() {
+    let stack = Stack::start(&(endpoints("acme/hang", &["sim/fault-hang"]) + NO_CACHE)).await;
+    let mut body = question("acme/hang", "quick");
+    body["sluice"] = json!({"timeout_ms": 30});
+    for calls in 1..=12 {
+        let answered = stack.chat(&body).await;
+        assert_eq!((answered.status, stack.simulator.arrived()), (408, calls), "still called: {}", answered.text);
+        let generation = stack.generation(&answered).await;
+        assert_eq!(outcomes(&generation), ["deadline"]);
+        assert!(generation["total_cost"].as_f64() > Some(0.0), "its provider was at work");
+    }
 }
 
 #[tokio::test]

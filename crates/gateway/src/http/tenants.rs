@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use protocol::FieldError;
+use providers::WEIGHT_MAX;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -42,8 +43,8 @@ pub(super) async fn create(
         let problem = format!("`{}`; use 1 to {ID_CHARS_MAX} lower-case letters, digits and hyphens", new.id);
         return Err(FieldError::new("id", problem).into());
     }
-    if new.weight == 0 {
-        return Err(FieldError::new("weight", "0; use 1 or more").into());
+    if !(1..=WEIGHT_MAX).contains(&new.weight) {
+        return Err(FieldError::new("weight", format!("{}; use 1 to {WEIGHT_MAX}", new.weight)).into());
     }
     let name = new.name.as_deref().unwrap_or(&new.id);
     let tenant = app.ledger.create_tenant(&new.id, name, new.weight).await.map_err(keys::refused)?;
