@@ -15,7 +15,11 @@ const GROWTH_KIB_MAX: u64 = 32 * 1_024;
 const SLOWER_MAX: f64 = 2.0;
 
 pub(crate) async fn run(binary: &Path, seconds: u64) -> Vec<Verdict> {
-    let config = provider("first", "") + NO_CACHE + &model("fire/one", &[("first", "sim/small", 1.0)]);
+    // The upstream's attacks come from an endpoint of their own: ten failures in a row would rightly open its breaker.
+    let config = provider("first", "")
+        + NO_CACHE
+        + &model("fire/one", &[("first", "sim/small", 1.0)])
+        + &model("fire/attacked", &[("first", "sim/large", 1.0)]);
     let rig = Rig::start(binary, 20, &config).await;
     let normal = async |seconds: u64| -> Vec<Asked> {
         paced(RATE, seconds, |at, due| rig.ask(&question("fire/one", &format!("normal {at}")), due)).await
@@ -106,7 +110,7 @@ impl Attack {
             }
             Self::Upstream(fault, status) => {
                 for at in 0..10 {
-                    let mut body = question("fire/one", &format!("[[fault={fault}]] {at}"));
+                    let mut body = question("fire/attacked", &format!("[[fault={fault}]] {at}"));
                     body["stream"] = json!(at % 2 == 0);
                     let asked = rig.ask(&body, Instant::now()).await;
                     // The breaker may have opened, or the fault was answered by an error.
