@@ -7,6 +7,7 @@ mod hedge;
 mod hostile;
 mod kill;
 mod large;
+mod overload;
 mod restart;
 mod rig;
 mod streams;
@@ -43,6 +44,7 @@ enum Scenario {
     Kill,
     Streams,
     Burst,
+    Overload,
     Restart,
     Hostile,
     Large,
@@ -67,6 +69,7 @@ async fn main() -> ExitCode {
             Scenario::Kill => kill::run(&binary, arguments.deaths).await,
             Scenario::Streams => streams::run(&binary, seconds).await,
             Scenario::Burst => burst::run(&binary, seconds).await,
+            Scenario::Overload => overload::run(&binary).await,
             Scenario::Restart => restart::run(&binary).await,
             Scenario::Hostile => hostile::run(&binary, seconds).await,
             Scenario::Large => large::run(&binary).await,

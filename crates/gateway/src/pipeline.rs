@@ -12,6 +12,7 @@ use catalog::{Model, NanoUsd};
 use database::Generation;
 use ledger::{Bill, Caller, Settlement, now_ms};
 use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
+use providers::{FailureKind, Outcome};
 use rand::Rng;
 use router::Policy;
 use serde_json::json;
@@ -186,6 +187,13 @@ impl Asked {
     /// True where the fresh answer may be kept.
     pub(crate) fn writes_cache(&self) -> bool {
         self.mode != CacheMode::Off
+    }
+
+    /// True where a call ended because this request asked for less time than its endpoint has.
+    pub(crate) fn gave_up(&self, outcome: Outcome) -> bool {
+        let options = &self.request.sluice;
+        let is_hurried = options.timeout_ms.is_some() || options.first_token_timeout_ms.is_some();
+        is_hurried && outcome == Outcome::Failed(FailureKind::Deadline)
     }
 
     /// True where the semantic level may be asked.

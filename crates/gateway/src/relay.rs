@@ -10,7 +10,7 @@ use cache::{Entry, Put};
 use catalog::{Endpoint, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
-use providers::{Answer, Attempts, Call, FailureKind, Order, Outcome, ReplyStream, Success, Ticket};
+use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
 use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -40,9 +40,9 @@ struct Progress {
 
 impl Progress {
     /// What calls cost that ended because the request asked for less time than the endpoint has.
-    fn given_up_by_request(&self) -> NanoUsd {
+    fn given_up_by(&self, asked: &Asked) -> NanoUsd {
         let attempts = self.attempts.list();
-        let given_up = attempts.iter().filter(|attempt| attempt.outcome == Outcome::Failed(FailureKind::Deadline));
+        let given_up = attempts.iter().filter(|attempt| asked.gave_up(attempt.outcome));
         given_up.map(providers::Attempt::wasted_cost).sum()
     }
 
@@ -131,7 +131,7 @@ async fn fly(
     // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
     // up is the request's to pay.
     let is_empty = usage.completion_tokens() == 0 && !usage.estimated;
-    let charged = if is_empty { NanoUsd::ZERO } else { taken } + progress.given_up_by_request();
+    let charged = if is_empty { NanoUsd::ZERO } else { taken } + progress.given_up_by(asked);
     let upstream = taken + progress.wasted();
     let saved = (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO);
     let trace = Arc::new(progress.trace.clone());
@@ -379,8 +379,8 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
 fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
     let attempts = progress.attempts.list();
     let mut bill = Bill { upstream: progress.wasted(), charged: NanoUsd::ZERO };
-    let by_client = [Outcome::Cancelled, Outcome::Failed(FailureKind::Deadline)];
-    let given_up = attempts.iter().rfind(|attempt| by_client.contains(&attempt.outcome) && !attempt.hedge);
+    let by_client = |outcome: Outcome| outcome == Outcome::Cancelled || asked.gave_up(outcome);
+    let given_up = attempts.iter().rfind(|attempt| by_client(attempt.outcome) && !attempt.hedge);
     let begun = match (&progress.endpoint, given_up) {
         (Some(endpoint), _) => {
             let estimate = || Usage::estimate(asked.request.prompt_bytes(), progress.text_chars);
@@ -390,7 +390,7 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
             if usage.completion_tokens() == 0 && !usage.estimated && state == "failed" {
                 bill.charged = NanoUsd::ZERO;
             }
-            bill.charged += progress.given_up_by_request();
+            bill.charged += progress.given_up_by(asked);
             Some((endpoint, usage))
         }
         (None, Some(attempt)) => {

@@ -71,6 +71,7 @@ impl Writer {
             spent: NanoUsd::ZERO,
             journaled: HashSet::new(),
             free_dropped: 0,
+            unjournaled: 0,
         };
         Ok((Self { records, syncs }, tokio::spawn(books.write(receiver))))
     }
@@ -183,6 +184,8 @@ struct Books {
     journaled: HashSet<String>,
     /// Records of requests that cost nothing and found no room in this outage.
     free_dropped: u64,
+    /// Settlements of this outage that not even the journal took.
+    unjournaled: u64,
 }
 
 impl Books {
@@ -235,7 +238,7 @@ impl Books {
         records: &mut mpsc::Receiver<Record>,
     ) {
         let mut pending = Pending::default();
-        (self.spent, self.free_dropped) = (NanoUsd::ZERO, 0);
+        (self.spent, self.free_dropped, self.unjournaled) = (NanoUsd::ZERO, 0, 0);
         self.journaled.clear();
         for (reservation, waiting) in first.reservations.into_iter().zip(waiting) {
             self.reserve_away(reservation, waiting, &cause, &mut pending);
@@ -335,7 +338,10 @@ impl Books {
         }
         let line = Line::Settle(Box::new(generation));
         if let Err(error) = self.journal.append(&line) {
-            tracing::error!(%error, "a settlement is in memory only until the ledger can be written");
+            if self.unjournaled == 0 {
+                tracing::error!(%error, "settlements are in memory only until the ledger can be written");
+            }
+            self.unjournaled += 1;
         }
         pending.add(line);
     }

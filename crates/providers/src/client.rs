@@ -90,9 +90,8 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
     // A whole answer has no first token to wait for: only the total deadline can tell that it hangs.
     let first = |deadlines: Deadlines| now + if call.streamed { deadlines.first_token } else { deadlines.total };
     let first_by = deadline.min(first(tightened));
-    // Whose patience has ended: the endpoint's health must not depend on what a client asks for.
-    let first_late = if first_by < first(own) { Kind::Deadline } else { Kind::Timeout };
-    let late = if deadline < now + own.total { Kind::Deadline } else { Kind::Timeout };
+    let first_late = late(first_by - now, first(own) - now);
+    let whole_late = late(deadline - now, own.total);
     let blame = |failure: Failure, late: Kind| match failure.kind {
         Kind::Timeout => Failure { kind: late, ..failure },
         _ => failure,
@@ -114,12 +113,18 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
     }
     let body = Body::open(name, response)?;
     if call.streamed {
-        let times = Times { first_by, deadline, idle: own.idle, late };
+        let times = Times { first_by, deadline, idle: own.idle, late: whole_late };
         let stream = ReplyStream::open(name, body, call.choices, times).await;
         return stream.map(|stream| Answer::Stream(Box::new(stream))).map_err(|failure| blame(failure, first_late));
     }
-    let body = body.read_all(LIMITS.reply_bytes_max, deadline).await.map_err(|failure| blame(failure, late))?;
+    let body = body.read_all(LIMITS.reply_bytes_max, deadline).await.map_err(|failure| blame(failure, whole_late))?;
     whole(name, &body)
+}
+
+/// Whose patience ends when a call gets only so much of the endpoint's own time: an endpoint's health must not depend on
+/// what a client asks for, or on how long a request waited before.
+fn late(given: Duration, own: Duration) -> Kind {
+    if given < own.mul_f64(0.9) { Kind::Deadline } else { Kind::Timeout }
 }
 
 /// One piece is sent as it is, more as a stream of the stated length: joining them would hold a large prompt again.

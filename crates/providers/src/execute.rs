@@ -22,6 +22,8 @@ const ATTEMPTS_MAX: usize = 10;
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Without `Retry-After` an endpoint that limits us is left alone for this long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// And never for longer than this, whatever it says: it may be well again sooner.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A probe that takes longer gets company at once: the request must not pay for our curiosity.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -312,7 +314,7 @@ impl Execution<'_> {
             Err(failure) => {
                 let mut failure = credential.redacted(failure);
                 if matches!(failure.kind, Kind::RateLimited | Kind::Overloaded) {
-                    permit.pause(*failure.retry_after.get_or_insert(PAUSE));
+                    permit.pause(failure.retry_after.get_or_insert(PAUSE).to_owned().min(PAUSE_MAX));
                 }
                 under_way.failed(&failure);
                 tracing::info!(endpoint = %endpoint.id, kind = failure.kind.as_str(), "a call failed");

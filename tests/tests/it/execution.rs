@@ -195,6 +195,16 @@ async fn a_clients_impatience_is_paid_by_it_and_not_held_against_the_endpoint() 
 }
 
 #[tokio::test]
+async fn an_endpoint_that_hangs_as_long_as_a_request_may_last_is_to_blame_for_it() {
+    let execution = "[execution]\nrequest_timeout_ms = 1500\n"; // as long as the provider's own total
+    let stack = Stack::start(&(endpoints("acme/hang", &["sim/fault-hang"]) + execution + NO_CACHE)).await;
+    let answered = stack.chat(&question("acme/hang", "whole")).await;
+    let generation = stack.generation(&answered).await;
+    assert_eq!((answered.status, outcomes(&generation)), (408, vec!["timeout".to_owned()]), "{}", answered.text);
+    assert_eq!(generation["total_cost"], json!(0.0), "the provider's failure costs the client nothing");
+}
+
+#[tokio::test]
 async fn a_request_can_ask_for_less_time() {
     let stack = Stack::start(&(endpoints("acme/hang", &["sim/fault-hang", "sim/small"]) + NO_CACHE)).await;
     let mut body = question("acme/hang", "quick");
