@@ -114,24 +114,18 @@ impl Config {
     /// Takes over from a running configuration what is bound to sockets, files and memory, and returns the tables where
     /// this one wanted something else.
     pub(crate) fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
-        let mut left = Vec::new();
-        if self.server != running.server {
-            left.push("server");
-            self.server = running.server.clone();
+        fn keep<T: PartialEq + Clone>(new: &mut T, running: &T) -> bool {
+            let differs = new != running;
+            new.clone_from(running);
+            differs
         }
-        if self.database != running.database {
-            left.push("database");
-            self.database = running.database.clone();
-        }
-        if self.embedding != running.embedding {
-            left.push("embedding");
-            self.embedding = running.embedding.clone();
-        }
-        if self.cache != running.cache {
-            left.push("cache");
-            self.cache = running.cache.clone();
-        }
-        left
+        let kept = [
+            ("server", keep(&mut self.server, &running.server)),
+            ("database", keep(&mut self.database, &running.database)),
+            ("embedding", keep(&mut self.embedding, &running.embedding)),
+            ("cache", keep(&mut self.cache, &running.cache)),
+        ];
+        kept.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
     }
 }
 
