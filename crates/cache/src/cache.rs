@@ -8,7 +8,7 @@ use database::{CacheFile, DatabaseError, StoredAnswer};
 use moka::sync::Cache as Memory;
 use protocol::{Digest, Reply};
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
@@ -72,6 +72,7 @@ pub struct Cache {
     rules: SemanticConfig,
     file: Option<CacheFile>,
     queue: Option<mpsc::Sender<StoredAnswer>>,
+    writing: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
 }
 
 impl Cache {
@@ -90,11 +91,13 @@ impl Cache {
             let index = RwLock::new(Index::new(config.semantic.entries_max));
             Arc::new(Semantic { embedder: identity.to_owned(), guard: Guard::new(vocabulary), index })
         });
-        let queue = file.clone().map(|file| {
-            let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-            tokio::spawn(write(file, receiver));
-            queue
-        });
+        let (queue, writing) = file
+            .clone()
+            .map(|file| {
+                let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+                (queue, tokio::spawn(write(file, receiver)))
+            })
+            .unzip();
         let cache = Self {
             ttl: Duration::from_secs(config.exact.ttl_s),
             exact_enabled: config.exact.enabled,
@@ -104,6 +107,7 @@ impl Cache {
             rules: config.semantic.clone(),
             file,
             queue,
+            writing: Arc::new(Mutex::new(writing)),
         };
         cache.load(config).await?;
         Ok(cache)
@@ -137,6 +141,12 @@ impl Cache {
             }
         }
         Ok(())
+    }
+
+    /// Ends once every answer is in the file and the file is closed, after the last clone of the cache is gone. `None`
+    /// without a file, and the second time.
+    pub fn take_writing(&self) -> Option<tokio::task::JoinHandle<()>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Which requests the semantic level may answer.
@@ -287,6 +297,7 @@ async fn write(file: CacheFile, mut queue: mpsc::Receiver<StoredAnswer>) {
         let outcome = tokio::select! {
             count = queue.recv_many(&mut batch, BATCH_MAX) => {
                 if count == 0 {
+                    file.close().await;
                     return;
                 }
                 let outcome = file.store(&batch).await;

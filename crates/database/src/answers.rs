@@ -38,6 +38,12 @@ pub struct CacheFile {
 }
 
 impl CacheFile {
+    /// Closes every connection to the file; other clones cannot use it any more.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+
     /// Opens the file, creating it where missing.
     ///
     /// # Errors

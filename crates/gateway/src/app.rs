@@ -73,6 +73,8 @@ pub struct Started {
     pub notices: Vec<String>,
     /// Ends once everything is stored, after the last clone of `app` is gone.
     pub writer: tokio::task::JoinHandle<()>,
+    /// The same for the cache's file, where there is one.
+    pub(crate) cache_writer: Option<tokio::task::JoinHandle<()>>,
     _lock: std::fs::File,
 }
 
@@ -125,7 +127,8 @@ impl App {
             closing: CancellationToken::new(),
             degraded: Arc::new(degraded),
         };
-        Ok(Started { app, keys, notices, writer: writing, _lock: lock })
+        let cache_writer = app.cache.take_writing();
+        Ok(Started { app, keys, notices, writer: writing, cache_writer, _lock: lock })
     }
 
     /// Makes `/ready` answer 503 from now on.

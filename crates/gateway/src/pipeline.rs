@@ -12,7 +12,7 @@ use catalog::{Model, NanoUsd};
 use database::Generation;
 use ledger::{Bill, Caller, Settlement, now_ms};
 use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
-use providers::{FailureKind, Outcome};
+use providers::{Attempt, FailureKind, Outcome};
 use rand::Rng;
 use router::Policy;
 use serde_json::json;
@@ -189,11 +189,14 @@ impl Asked {
         self.mode != CacheMode::Off
     }
 
-    /// True where a call ended because this request asked for less time than its endpoint has.
-    pub(crate) fn gave_up(&self, outcome: Outcome) -> bool {
+    /// True where a call of this request ended because it asked for less time than the gateway gives; a hedge was not
+    /// its idea.
+    pub(crate) fn gave_up(&self, attempt: &Attempt, request_timeout_ms: u64) -> bool {
         let options = &self.request.sluice;
-        let is_hurried = options.timeout_ms.is_some() || options.first_token_timeout_ms.is_some();
-        is_hurried && outcome == Outcome::Failed(FailureKind::Deadline)
+        let own_first_token = attempt.endpoint.first_token_timeout_ms.unwrap_or(request_timeout_ms);
+        let is_hurried = options.timeout_ms.is_some_and(|ms| ms < request_timeout_ms)
+            || self.request.stream && options.first_token_timeout_ms.is_some_and(|ms| ms < own_first_token);
+        is_hurried && !attempt.hedge && attempt.outcome == Outcome::Failed(FailureKind::Deadline)
     }
 
     /// True where the semantic level may be asked.

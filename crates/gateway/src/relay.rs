@@ -31,6 +31,8 @@ struct Progress {
     hit: Option<Hit>,
     attempts: Attempts,
     queued: Duration,
+    /// What the gateway gives a request.
+    request_timeout_ms: u64,
     /// Who answered, once its answer had begun.
     endpoint: Option<Arc<Endpoint>>,
     /// Text that arrived, for estimating the usage of a cut stream.
@@ -42,7 +44,7 @@ impl Progress {
     /// What calls cost that ended because the request asked for less time than the endpoint has.
     fn given_up_by(&self, asked: &Asked) -> NanoUsd {
         let attempts = self.attempts.list();
-        let given_up = attempts.iter().filter(|attempt| asked.gave_up(attempt.outcome));
+        let given_up = attempts.iter().filter(|attempt| asked.gave_up(attempt, self.request_timeout_ms));
         given_up.map(providers::Attempt::wasted_cost).sum()
     }
 
@@ -56,7 +58,8 @@ impl Progress {
 pub(crate) async fn run(job: Job) {
     let Job { app, asked, mut settlement, leader } = job;
     let cancelled = leader.cancelled();
-    let mut progress = Progress::default();
+    let request_timeout_ms = app.config.execution.request_timeout_ms;
+    let mut progress = Progress { request_timeout_ms, ..Progress::default() };
     let flown = tokio::select! {
         flown = fly(&app, &asked, &mut settlement, &leader, &mut progress) => Some(flown),
         () = cancelled.cancelled() => None,
@@ -379,8 +382,9 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
 fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
     let attempts = progress.attempts.list();
     let mut bill = Bill { upstream: progress.wasted(), charged: NanoUsd::ZERO };
-    let by_client = |outcome: Outcome| outcome == Outcome::Cancelled || asked.gave_up(outcome);
-    let given_up = attempts.iter().rfind(|attempt| by_client(attempt.outcome) && !attempt.hedge);
+    let given_up = attempts.iter().rfind(|attempt| {
+        attempt.outcome == Outcome::Cancelled && !attempt.hedge || asked.gave_up(attempt, progress.request_timeout_ms)
+    });
     let begun = match (&progress.endpoint, given_up) {
         (Some(endpoint), _) => {
             let estimate = || Usage::estimate(asked.request.prompt_bytes(), progress.text_chars);
@@ -394,7 +398,9 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
             Some((endpoint, usage))
         }
         (None, Some(attempt)) => {
-            bill.charged = attempt.wasted_cost();
+            let is_cancelled = attempt.outcome == Outcome::Cancelled;
+            bill.charged = progress.given_up_by(asked);
+            bill.charged += if is_cancelled { attempt.wasted_cost() } else { NanoUsd::ZERO };
             attempt.wasted.map(|usage| (&attempt.endpoint, usage))
         }
         (None, None) => None,

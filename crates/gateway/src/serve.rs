@@ -21,6 +21,8 @@ const HEADER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 100;
 /// For the last words of streams that the end of the grace time cuts.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// For what is still to be written after the last answer.
+const STORING_MAX: Duration = Duration::from_secs(10);
 
 /// A gateway that is serving.
 pub struct Gateway {
@@ -62,14 +64,19 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
 }
 
 async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
-    let Started { app, writer, .. } = started;
+    let Started { app, writer, cache_writer, .. } = started;
     let upkeep = tokio::spawn(telemetry::upkeep());
     accept(&app, &live, listener, &stop).await;
     upkeep.abort();
     drop((app, live));
-    let stored = tokio::time::timeout(Duration::from_secs(10), writer).await;
+    let stored = tokio::time::timeout(STORING_MAX, writer).await;
     if stored.is_err() {
         tracing::error!("some requests are still open; they will be settled as unconfirmed at the next start");
+    }
+    if let Some(cache_writer) = cache_writer
+        && tokio::time::timeout(STORING_MAX, cache_writer).await.is_err()
+    {
+        tracing::warn!("some answers were not written to the cache's file");
     }
 }
 

@@ -70,6 +70,7 @@ impl Writer {
             outage_spend_max,
             spent: NanoUsd::ZERO,
             journaled: HashSet::new(),
+            refused: HashSet::new(),
             free_dropped: 0,
             unjournaled: 0,
         };
@@ -182,6 +183,8 @@ struct Books {
     spent: NanoUsd,
     /// Generations whose reservation is in the journal.
     journaled: HashSet<String>,
+    /// Generations whose reservation was refused in this outage and that are not settled yet.
+    refused: HashSet<String>,
     /// Records of requests that cost nothing and found no room in this outage.
     free_dropped: u64,
     /// Settlements of this outage that not even the journal took.
@@ -240,6 +243,7 @@ impl Books {
         let mut pending = Pending::default();
         (self.spent, self.free_dropped, self.unjournaled) = (NanoUsd::ZERO, 0, 0);
         self.journaled.clear();
+        self.refused.clear();
         for (reservation, waiting) in first.reservations.into_iter().zip(waiting) {
             self.reserve_away(reservation, waiting, &cause, &mut pending);
         }
@@ -253,6 +257,10 @@ impl Books {
                     match writable {
                         Ok(()) => match self.drain(&mut pending).await {
                             Ok(()) => break,
+                            Err(error) if ended => {
+                                tracing::error!(%error, "ending while the ledger takes nothing that is pending");
+                                return;
+                            }
                             Err(error) => cause = error,
                         },
                         Err(error) if ended => {
@@ -317,13 +325,16 @@ impl Books {
         let answer = match allowed.then(|| self.journal.append(&line)) {
             Some(Ok(())) => {
                 self.spent = spent;
-                self.journaled.insert(id);
+                self.journaled.insert(id.clone());
                 pending.add(line);
                 Ok(())
             }
             Some(Err(error)) => Err(DatabaseError::Journal(error)),
             None => Err(cause.repeat()),
         };
+        if answer.is_err() {
+            self.refused.insert(id);
+        }
         let _gone = waiting.send(answer); // the request may have been given up
     }
 
@@ -331,7 +342,8 @@ impl Books {
         if self.journaled.remove(&generation.id) {
             self.spent += NanoUsd(generation.charged_nano - generation.reserved_nano);
         }
-        let is_free = generation.reserved_nano == 0 && generation.charged_nano == 0;
+        let was_refused = self.refused.remove(&generation.id);
+        let is_free = generation.charged_nano == 0 && (generation.reserved_nano == 0 || was_refused);
         if is_free && pending.settled.len() >= FREE_KEPT_MAX {
             self.free_dropped += 1;
             return;

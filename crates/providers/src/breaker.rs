@@ -76,7 +76,10 @@ impl Breaker {
             }
             Outcome::Began => {
                 self.good += 1.0;
-                self.probe_at = None;
+                if self.probe_at.take().is_some() {
+                    // Well enough to begin: one failure more is not the tenth of a row.
+                    self.in_a_row = self.in_a_row.min(IN_A_ROW - 1);
+                }
                 return;
             }
             Outcome::Ended => {

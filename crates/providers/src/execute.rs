@@ -178,7 +178,8 @@ impl Execution<'_> {
             }
             let last =
                 tried.last.clone().unwrap_or_else(|| Failure::new("", Kind::Failing, "no endpoint may be called"));
-            if last.kind.action() == Action::Stop || self.attempts.count() >= ATTEMPTS_MAX {
+            let is_over = self.attempts.count() >= ATTEMPTS_MAX || Instant::now() >= self.ticket.deadline;
+            if last.kind.action() == Action::Stop || is_over {
                 return Err(last);
             }
             let gate = &self.upstreams.gate;
