@@ -140,7 +140,13 @@ async fn a_dead_endpoint_is_probed_once_an_interval_and_gets_its_share_back() {
     let calls = stack.simulator.counters().by_model["sim/small"];
     assert!((4..=3 + 5).contains(&calls), "3 to open it, then at most one every 300 ms: {calls} of {asked}");
     stack.simulator.set_rule("sim/small", None);
-    tokio::time::sleep(Duration::from_millis(310)).await;
+    for at in 0..200 {
+        let answered = stack.chat(&question("acme/dead", &format!("recovering {at}"))).await;
+        if answered.header("x-sluice-provider") == "p0" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     for at in 0..5 {
         let answered = stack.chat(&question("acme/dead", &format!("well {at}"))).await;
         assert_eq!(answered.header("x-sluice-provider"), "p0", "its share is back");

@@ -1,10 +1,10 @@
 //! Stopping and reloading under traffic.
 
-use crate::stack::{Stack, endpoints, question, streamed};
+use crate::stack::{Stack, endpoints, eventually, question, streamed};
 use simulator::{Fault, Rule};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NO_CACHE: &str = "[cache.semantic]\nenabled = false\n[cache.exact]\nenabled = false\n";
 
@@ -21,13 +21,14 @@ async fn stopping_is_said_at_once_and_cuts_no_stream_within_the_grace_time() {
     let provider = "[providers.p0]\nkind = \"simulated\"\nbase_url = \"SIMULATOR\"\n";
     let mut stack = Stack::start(&(endpoints("acme/good", &["sim/small"]) + server + provider + NO_CACHE)).await;
     let (short, long) = (open_stream(&stack, 600), open_stream(&stack, 60_000));
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    eventually("both streams are open", || stack.simulator.arrived() == 2).await;
     let (ready, chat) = (stack.url("/ready"), stack.url("/v1/chat/completions"));
     let gateway = stack.gateway.take().expect("a gateway runs");
     let stopping = tokio::spawn(gateway.stop());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let client = stack.client();
-    assert_eq!(client.get(&ready).send().await.expect("still listening").status(), 503);
+    let (client, told) = (stack.client(), Instant::now());
+    while client.get(&ready).send().await.expect("still listening").status() != 503 {
+        assert!(told.elapsed() < Duration::from_millis(300), "it goes on saying that it is ready");
+    }
     let late = client.post(&chat).bearer_auth(&stack.key).body(question("acme/good", "late").to_string());
     assert_eq!(late.send().await.expect("still listening").status(), 200, "load balancers need time to notice");
     let short = short.await.expect("no panic");
