@@ -72,7 +72,7 @@ pub enum Kind {
 
 /// What to do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// The request itself is at fault: nobody else can help.
     Stop,
     /// Another endpoint can help; trying this one again soon cannot.
@@ -83,7 +83,7 @@ pub enum Action {
 
 impl Kind {
     /// What follows for the request.
-    pub fn action(self) -> Action {
+    pub(crate) fn action(self) -> Action {
         match self {
             Self::Refused => Action::Stop,
             Self::Timeout | Self::Deadline | Self::Credential | Self::NoSuchModel | Self::TooLarge | Self::Failing => {

@@ -22,7 +22,7 @@ mod stream;
 pub use attempt::{Attempt, Attempts, Outcome};
 pub use client::Answer;
 pub use config::{Kind, KnownProvider, Provider, ProviderConfig, ProviderError, known_providers};
-pub use error::{Action, Failure, Kind as FailureKind};
+pub use error::{Failure, Kind as FailureKind};
 pub use execute::{Call, Execution, Order, Providers, Success, Upstreams};
 pub use gate::{Refusal, Ticket};
 pub use outbound::{Outbound, Received};
