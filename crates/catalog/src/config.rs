@@ -1,7 +1,8 @@
-//! The `[[models]]` tables: in an operator's file and in the built-in pages.
+//! The `[[models]]` tables of an operator's file.
 
-use serde::Deserialize;
-use thiserror::Error;
+use crate::kind::{Billing, Facts};
+use protocol::dialect::{Dialect, ReasoningForm};
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 /// One `[[models]]` table.
@@ -20,6 +21,12 @@ pub struct ModelConfig {
     /// the training data.
     #[serde(default)]
     pub ability: Option<f64>,
+    /// Who answers in its place once it is withdrawn, or where it has no endpoints.
+    #[serde(default)]
+    pub successor: Option<String>,
+    /// Its author allows to train other models on its answers.
+    #[serde(default)]
+    pub distillable: Option<bool>,
     #[serde(default)]
     pub endpoints: Vec<EndpointConfig>,
 }
@@ -36,14 +43,31 @@ pub struct EndpointConfig {
     /// Price of tokens read from the provider's prompt cache; without it they cost what input costs.
     #[serde(default)]
     pub cache_read_usd_per_mtok: Option<Spanned<f64>>,
+    /// Price of tokens written to it; without it they cost what input costs.
+    #[serde(default)]
+    pub cache_write_usd_per_mtok: Option<Spanned<f64>>,
+    /// Dearer prices of long prompts.
+    #[serde(default)]
+    pub tiers: Vec<TierConfig>,
+    #[serde(default)]
+    pub billing: Option<Billing>,
+    /// Tells several endpoints of one model at one provider apart.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// The wire format, where it is not the provider's usual one.
+    #[serde(default)]
+    pub dialect: Option<Dialect>,
+    /// How the endpoint is asked to think.
+    #[serde(default)]
+    pub reasoning: Option<ReasoningForm>,
     pub context_tokens: u64,
     pub output_tokens_max: u64,
     /// Reserved when a request names no cap.
     #[serde(default = "output_tokens_reserved_max")]
     pub output_tokens_reserved_max: u64,
-    /// The request field under which the endpoint takes the output cap.
-    #[serde(default = "max_tokens_field")]
-    pub max_tokens_field: String,
+    /// The request field under which the endpoint takes the output cap; by default the provider's.
+    #[serde(default)]
+    pub max_tokens_field: Option<String>,
     #[serde(default = "all_abilities")]
     pub abilities: Vec<AbilityName>,
     /// Request fields that the endpoint refuses; they are not sent.
@@ -56,15 +80,51 @@ pub struct EndpointConfig {
     pub idle_timeout_ms: Option<u64>,
     #[serde(default)]
     pub total_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub region: Option<String>,
+    #[serde(default)]
+    pub quantization: Option<String>,
+    #[serde(default)]
+    pub stores_prompts: Option<bool>,
+    #[serde(default)]
+    pub trains_on_prompts: Option<bool>,
+}
+
+/// One `[[models.endpoints.tiers]]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierConfig {
+    /// The prices are of prompts with more input tokens than this.
+    pub over_tokens: u64,
+    pub input_usd_per_mtok: Spanned<f64>,
+    pub output_usd_per_mtok: Spanned<f64>,
+    #[serde(default)]
+    pub cache_read_usd_per_mtok: Option<Spanned<f64>>,
+    #[serde(default)]
+    pub cache_write_usd_per_mtok: Option<Spanned<f64>>,
+}
+
+impl EndpointConfig {
+    /// What the table says about prompts.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            region: self.region.clone(),
+            quantization: self.quantization.clone(),
+            stores_prompts: self.stores_prompts,
+            trains_on_prompts: self.trains_on_prompts,
+        }
+    }
 }
 
 /// What a request may need of an endpoint beyond text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AbilityName {
     Tools,
     JsonSchema,
     Images,
+    Pdf,
+    Reasoning,
 }
 
 impl AbilityName {
@@ -74,6 +134,8 @@ impl AbilityName {
             Self::Tools => "tools",
             Self::JsonSchema => "json_schema",
             Self::Images => "images",
+            Self::Pdf => "pdf",
+            Self::Reasoning => "reasoning",
         }
     }
 }
@@ -82,41 +144,8 @@ fn output_tokens_reserved_max() -> u64 {
     4_096
 }
 
-fn max_tokens_field() -> String {
-    "max_tokens".to_owned()
-}
-
 /// An operator's own endpoint is trusted to do what it is asked, unless told otherwise.
 fn all_abilities() -> Vec<AbilityName> {
-    vec![AbilityName::Tools, AbilityName::JsonSchema, AbilityName::Images]
-}
-
-/// A built-in catalogue file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Page {
-    pub source: String,
-    /// Day of the prices, `YYYY-MM-DD`.
-    pub as_of: String,
-    pub models: Vec<ModelConfig>,
-}
-
-/// Says that a built-in page does not parse; a test keeps it from happening.
-#[derive(Debug, Error)]
-#[error("catalogue page {name}: {source}")]
-pub struct PageError {
-    pub name: &'static str,
-    pub source: toml::de::Error,
-}
-
-/// Reads the pages compiled into the binary.
-///
-/// # Errors
-/// When a page is malformed.
-pub fn builtin_pages() -> Result<Vec<Page>, PageError> {
-    let pages = [
-        ("openai", include_str!("../../../config/catalog/openai.toml")),
-        ("simulated", include_str!("../../../config/catalog/simulated.toml")),
-    ];
-    pages.into_iter().map(|(name, text)| toml::from_str(text).map_err(|source| PageError { name, source })).collect()
+    use AbilityName::{Images, JsonSchema, Pdf, Reasoning, Tools};
+    vec![Tools, JsonSchema, Images, Pdf, Reasoning]
 }

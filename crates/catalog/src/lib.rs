@@ -1,9 +1,20 @@
 //! Which models exist, where, at what price, with which abilities; money arithmetic. No IO.
 
 mod config;
+mod endpoint;
+mod kind;
+mod listing;
 mod money;
+mod names;
+mod price;
+mod record;
 mod resolve;
 
-pub use config::{AbilityName, EndpointConfig, ModelConfig, Page, PageError, builtin_pages};
-pub use money::{NanoUsd, Price};
-pub use resolve::{Catalog, CatalogError, Endpoint, Model, UnknownModel};
+pub use config::{AbilityName, EndpointConfig, ModelConfig, TierConfig};
+pub use endpoint::{Endpoint, Negotiated, Reach};
+pub use kind::{Billing, Facts, Kind};
+pub use listing::{EndpointRow, Listing, ListingError, Makes, ModelRow, Names, ProviderRow, RateRow, Status, TierRow};
+pub use money::NanoUsd;
+pub use price::{Price, Rates, Tier};
+pub use record::{Percentiles, Record};
+pub use resolve::{Catalog, CatalogError, Model, Resolved, UnknownModel};

@@ -1,39 +1,28 @@
-//! The catalogue in use: models by canonical name, aliases, and the nearest name for a typing error.
+//! The catalogue in use: models that can be reached, their endpoints, and what each name means.
 
-use crate::config::{AbilityName, EndpointConfig, ModelConfig};
-use crate::money::{NanoUsd, Price};
+use crate::config::ModelConfig;
+use crate::endpoint::{Endpoint, Reach, configured, configured_price, listed, with_negotiated};
+use crate::listing::{Listing, Makes, ModelRow, RateRow};
+use crate::names::{Claim, NameIndex, fine_tuned_base};
+use crate::price::Price;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A model and where it can be had.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     pub id: String,
+    /// For people.
+    pub name: String,
     pub released: Option<String>,
     pub ability: Option<f64>,
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// One model at one provider.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Endpoint {
-    /// `model id@provider`, unique in a catalogue.
-    pub id: String,
-    pub model: String,
-    pub provider: String,
-    /// The provider's own name of the model.
-    pub name: String,
-    pub price: Price,
-    pub context_tokens: u64,
-    pub output_tokens_max: u64,
-    pub output_tokens_reserved_max: u64,
-    pub max_tokens_field: String,
-    pub abilities: Vec<AbilityName>,
-    pub rejects: Vec<String>,
-    /// In place of the provider's.
-    pub first_token_timeout_ms: Option<u64>,
-    pub idle_timeout_ms: Option<u64>,
-    pub total_timeout_ms: Option<u64>,
+    pub makes: Makes,
+    /// Its author allows to train other models on its answers; open weights do not say so.
+    pub distillable: Option<bool>,
+    /// Who answers in its place once it is withdrawn.
+    pub successor: Option<String>,
+    pub endpoints: Vec<Arc<Endpoint>>,
 }
 
 /// What is wrong with a model's table; the position is a byte range of the file it was read from.
@@ -45,24 +34,39 @@ pub struct CatalogError {
     pub problem: String,
 }
 
-/// No model of that name; `nearest` holds at most three similar ones.
+/// No model of that name can be reached.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[error("no model `{name}`")]
 pub struct UnknownModel {
     pub name: String,
+    /// At most three similar ones.
     pub nearest: Vec<String>,
+    /// Where the model is known but no provider of it is configured: variables whose credential would do.
+    pub needs: Vec<String>,
+}
+
+/// The model that a name means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    pub model: Arc<Model>,
+    /// The withdrawn model that was asked for, where this one answers in its place.
+    pub in_place_of: Option<String>,
 }
 
 /// All models that can be asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    models: BTreeMap<String, Model>,
-    aliases: HashMap<String, String>,
+    models: BTreeMap<String, Arc<Model>>,
+    names: NameIndex,
+    /// Withdrawn models and who answers for them.
+    successors: HashMap<String, String>,
+    listing: Option<Arc<Listing>>,
 }
 
 impl Catalog {
-    /// Adds one model; `place` is its position for messages, as `models[2]`. Every mistake is returned.
-    pub fn add(&mut self, config: &ModelConfig, place: &str) -> Vec<CatalogError> {
+    /// Adds one model of the operator's; `place` is its position for messages, as `models[2]`, `reach` its providers by
+    /// name. Every mistake is returned.
+    pub fn add(&mut self, config: &ModelConfig, place: &str, reach: &[Reach]) -> Vec<CatalogError> {
         let mut errors = Vec::new();
         let id = config.id.get_ref();
         let mut complain = |span: std::ops::Range<usize>, field: String, problem: String| {
@@ -75,66 +79,189 @@ impl Catalog {
         if self.models.contains_key(id) {
             complain(config.id.span(), format!("{place}.id"), format!("`{id}` is configured twice"));
         }
-        if config.endpoints.is_empty() {
+        if config.endpoints.is_empty() && config.successor.is_none() {
             let problem = format!("`{id}` has no [[models.endpoints]]; add one with provider, name and prices");
             complain(config.id.span(), format!("{place}.endpoints"), problem);
         }
-        let mut endpoints: Vec<Endpoint> = Vec::new();
+        let mut endpoints: Vec<Arc<Endpoint>> = Vec::new();
         for (at, endpoint) in config.endpoints.iter().enumerate() {
             let place = format!("{place}.endpoints[{at}]");
-            let price = price(endpoint, &place, &mut complain);
-            let endpoint_id = format!("{id}@{}", endpoint.provider.get_ref());
-            if endpoints.iter().any(|known| known.id == endpoint_id) {
-                let problem = format!("`{id}` has two endpoints at `{}`", endpoint.provider.get_ref());
+            let price = configured_price(endpoint, &place, &mut complain);
+            let provider = endpoint.provider.get_ref();
+            let made = configured(id, endpoint, price, reach.iter().find(|reach| reach.provider == *provider));
+            if endpoints.iter().any(|known| known.id == made.id) {
+                let problem = format!("`{id}` has two endpoints at `{provider}`; give each a `tag`");
                 complain(endpoint.provider.span(), format!("{place}.provider"), problem);
             }
-            endpoints.push(Endpoint {
-                id: endpoint_id,
-                model: id.clone(),
-                provider: endpoint.provider.get_ref().clone(),
-                name: endpoint.name.clone(),
-                price,
-                context_tokens: endpoint.context_tokens,
-                output_tokens_max: endpoint.output_tokens_max,
-                output_tokens_reserved_max: endpoint.output_tokens_reserved_max,
-                max_tokens_field: endpoint.max_tokens_field.clone(),
-                abilities: endpoint.abilities.clone(),
-                rejects: endpoint.rejects.clone(),
-                first_token_timeout_ms: endpoint.first_token_timeout_ms,
-                idle_timeout_ms: endpoint.idle_timeout_ms,
-                total_timeout_ms: endpoint.total_timeout_ms,
-            });
+            endpoints.push(Arc::new(made));
         }
         if errors.is_empty() {
             for alias in &config.aliases {
-                self.aliases.entry(alias.clone()).or_insert_with(|| id.clone()); // the operator's models come first
+                self.names.claim(alias, id, Claim::Written);
             }
-            let model = Model { id: id.clone(), released: config.released.clone(), ability: config.ability, endpoints };
-            self.models.insert(id.clone(), model);
+            if let Some(successor) = &config.successor {
+                self.successors.insert(id.clone(), successor.clone());
+            }
+            let endpoints = endpoints.into_iter().flat_map(|endpoint| with_negotiated(endpoint, reach)).collect();
+            self.insert(Model {
+                id: id.clone(),
+                name: id.clone(),
+                released: config.released.clone(),
+                ability: config.ability,
+                makes: Makes::Chat,
+                distillable: config.distillable,
+                successor: config.successor.clone(),
+                endpoints,
+            });
         }
         errors
     }
 
-    /// Finds a model by its canonical name or an alias.
+    /// Joins every listed model with an endpoint at a reachable provider; the operator's own models stay as they are.
+    pub fn join(&mut self, listing: &Arc<Listing>, reach: &[Reach]) {
+        let by_name: HashMap<&str, &Reach> = reach.iter().map(|reach| (reach.provider.as_str(), reach)).collect();
+        let mut found: BTreeMap<&str, Vec<Arc<Endpoint>>> = BTreeMap::new();
+        for row in &listing.endpoints {
+            let is_own = self.models.get(&row.model).is_some_and(|model| !model.endpoints.is_empty());
+            let Some(reach) = by_name.get(row.provider.as_str()).filter(|_| !is_own) else { continue };
+            found
+                .entry(&row.model)
+                .or_default()
+                .extend(with_negotiated(Arc::new(listed(row, reach)), std::slice::from_ref(reach)));
+        }
+        for (id, endpoints) in found {
+            if let Some(row) = listing.models.get(id) {
+                for endpoint in &endpoints {
+                    self.names.claim(&endpoint.name, id, Claim::Native);
+                    self.names.claim(&format!("{}/{}", endpoint.provider, endpoint.name), id, Claim::Known);
+                }
+                row.aliases.iter().for_each(|alias| self.names.claim(alias, id, Claim::Known));
+                self.insert(model_of(row, listing.names.successors.get(id), endpoints));
+            }
+        }
+        for (alias, model) in &listing.names.aliases {
+            self.names.claim(alias, model, Claim::Written);
+        }
+        for (model, successor) in &listing.names.successors {
+            self.successors.entry(model.clone()).or_insert_with(|| successor.clone());
+            // Its other spellings mean the withdrawn one, not a model that happens to be spelled like it.
+            self.names.claim(model, model, Claim::Written);
+        }
+        self.listing = Some(Arc::clone(listing));
+    }
+
+    fn insert(&mut self, model: Model) {
+        self.names.claim(&model.id, &model.id, Claim::Canonical);
+        if let Some((_, slug)) = model.id.split_once('/') {
+            self.names.claim(slug, &model.id, Claim::Native);
+        }
+        self.models.insert(model.id.clone(), Arc::new(model));
+    }
+
+    /// Finds the model that a name means; a withdrawn one is its successor.
     ///
     /// # Errors
-    /// With the nearest names when there is none.
-    pub fn resolve(&self, name: &str) -> Result<&Model, UnknownModel> {
-        let by_alias = || self.models.get(self.aliases.get(name)?);
-        self.models
-            .get(name)
-            .or_else(by_alias)
-            .ok_or_else(|| UnknownModel { name: name.to_owned(), nearest: nearest(name, self.models.keys()) })
+    /// With the nearest names, or the credentials that are missing.
+    pub fn resolve(&self, name: &str) -> Result<Resolved, UnknownModel> {
+        let served = |id: &str| self.models.get(id).filter(|model| !model.endpoints.is_empty()).cloned();
+        let meant = self.names.model(name).unwrap_or(name);
+        if let Some(model) = served(name).or_else(|| served(meant)).or_else(|| self.fine_tuned(name)) {
+            return Ok(Resolved { model, in_place_of: None });
+        }
+        if let Some((withdrawn, model)) = self.successor_of(meant) {
+            return Ok(Resolved { model: Arc::clone(model), in_place_of: Some(withdrawn.to_owned()) });
+        }
+        Err(self.unknown(name, meant))
+    }
+
+    /// A fine-tuned model: where its base is served, under its own name and at its own price, where that is known.
+    fn fine_tuned(&self, name: &str) -> Option<Arc<Model>> {
+        let base_name = fine_tuned_base(name)?;
+        let base = self.models.get(self.names.model(base_name).unwrap_or(base_name))?;
+        let rates = self.listing.as_ref()?.names.fine_tuned.get(&base.id)?;
+        let upstream = name.strip_prefix("openai/").unwrap_or(name);
+        let at_author =
+            base.endpoints.iter().filter(|endpoint| endpoint.provider == "openai" && endpoint.tag.is_none());
+        let endpoints = at_author.map(|endpoint| {
+            let id = format!("{upstream}@{}", endpoint.provider);
+            let price = Price::flat(RateRow::rates(rates));
+            Arc::new(Endpoint {
+                id,
+                name: upstream.to_owned(),
+                model: name.to_owned(),
+                price,
+                ..Endpoint::clone(endpoint)
+            })
+        });
+        let endpoints: Vec<Arc<Endpoint>> = endpoints.collect();
+        let model = Model { id: name.to_owned(), endpoints, ..Model::clone(base) };
+        (!model.endpoints.is_empty()).then(|| Arc::new(model))
+    }
+
+    /// What a name means where it is an alias, else the name itself.
+    pub fn meant<'a>(&'a self, name: &'a str) -> &'a str {
+        self.names.model(name).unwrap_or(name)
+    }
+
+    /// The model that answers for a withdrawn one, and the withdrawn one's canonical name.
+    pub fn successor_of(&self, id: &str) -> Option<(&str, &Arc<Model>)> {
+        let (withdrawn, mut next) = self.successors.get_key_value(id)?;
+        for _ in 0..SUCCESSIONS_MAX {
+            match self.models.get(next).filter(|model| !model.endpoints.is_empty()) {
+                Some(model) => return Some((withdrawn, model)),
+                None => next = self.successors.get(next)?,
+            }
+        }
+        None
+    }
+
+    fn unknown(&self, name: &str, meant: &str) -> UnknownModel {
+        let mut needs: Vec<String> = Vec::new();
+        if let Some(listing) = &self.listing {
+            let known = listing.models.contains_key(meant).then_some(meant);
+            let id = known.or_else(|| listing.names.aliases.get(meant).map(String::as_str));
+            for row in id.into_iter().flat_map(|id| listing.endpoints_of(id)) {
+                let variables = listing.providers.get(&row.provider).and_then(|provider| provider.env.first());
+                needs.extend(variables.filter(|variable| !needs.contains(variable)).cloned());
+            }
+            // Direct providers have few models each: the likeliest credentials first.
+            needs.truncate(NEEDS_MAX);
+        }
+        let nearest = if needs.is_empty() { nearest(name, self.models.keys()) } else { Vec::new() };
+        UnknownModel { name: name.to_owned(), nearest, needs }
     }
 
     /// All models in order of their names.
-    pub fn models(&self) -> impl Iterator<Item = &Model> {
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.models.values()
+    }
+
+    /// The list that was joined.
+    pub fn listing(&self) -> Option<&Arc<Listing>> {
+        self.listing.as_ref()
     }
 
     /// True where nothing can be asked for.
     pub fn is_empty(&self) -> bool {
         self.models.is_empty()
+    }
+}
+
+/// A successor may have been withdrawn too, so many times over.
+const SUCCESSIONS_MAX: usize = 8;
+/// Credentials named in a message.
+const NEEDS_MAX: usize = 5;
+
+fn model_of(row: &ModelRow, successor: Option<&String>, endpoints: Vec<Arc<Endpoint>>) -> Model {
+    Model {
+        id: row.id.clone(),
+        name: row.name.clone(),
+        released: row.released.clone(),
+        ability: None,
+        makes: row.makes,
+        distillable: None,
+        successor: successor.cloned(),
+        endpoints,
     }
 }
 
@@ -148,83 +275,4 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Vec<Strin
     let mut scored: Vec<(f64, &String)> = known.map(|id| (likeness(id), id)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     scored.into_iter().filter(|(score, _)| *score >= SIMILAR_ENOUGH).take(3).map(|(_, id)| id.clone()).collect()
-}
-
-fn price(
-    endpoint: &EndpointConfig,
-    place: &str,
-    complain: &mut impl FnMut(std::ops::Range<usize>, String, String),
-) -> Price {
-    let mut read = |value: &toml::Spanned<f64>, field: &str| {
-        let usd = *value.get_ref();
-        match NanoUsd::from_usd(usd).and_then(|nano| u64::try_from(nano.0).ok()) {
-            Some(nano) => nano,
-            None => {
-                let problem = format!("{usd} is no price; write USD per million tokens, 0 or more");
-                complain(value.span(), format!("{place}.{field}"), problem);
-                0
-            }
-        }
-    };
-    let input = read(&endpoint.input_usd_per_mtok, "input_usd_per_mtok");
-    let output = read(&endpoint.output_usd_per_mtok, "output_usd_per_mtok");
-    let cached = endpoint.cache_read_usd_per_mtok.as_ref().map(|value| read(value, "cache_read_usd_per_mtok"));
-    Price {
-        input_nano_per_mtok: input,
-        cache_read_nano_per_mtok: cached.unwrap_or(input),
-        output_nano_per_mtok: output,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::builtin_pages;
-
-    fn builtin() -> Catalog {
-        let mut catalog = Catalog::default();
-        for page in builtin_pages().expect("pages parse") {
-            for (at, model) in page.models.iter().enumerate() {
-                assert_eq!(catalog.add(model, &format!("models[{at}]")), vec![]);
-            }
-        }
-        catalog
-    }
-
-    #[test]
-    fn the_builtin_pages_are_valid_and_priced() {
-        let catalog = builtin();
-        assert!(catalog.models().count() >= 20);
-        for endpoint in catalog.models().flat_map(|model| &model.endpoints) {
-            assert!(
-                endpoint.price.input_nano_per_mtok > 0 && endpoint.price.output_nano_per_mtok > 0,
-                "{}",
-                endpoint.id
-            );
-            assert!(endpoint.price.cache_read_nano_per_mtok <= endpoint.price.input_nano_per_mtok, "{}", endpoint.id);
-        }
-    }
-
-    #[test]
-    fn names_aliases_and_typing_errors_find_the_model() {
-        let catalog = builtin();
-        assert_eq!(catalog.resolve("gpt-4o").map(|model| model.id.as_str()), Ok("openai/gpt-4o"));
-        let unknown = catalog.resolve("openai/gtp-4o").expect_err("a typing error");
-        assert!(unknown.nearest.contains(&"openai/gpt-4o".to_owned()), "{unknown:?}");
-        assert!(catalog.resolve("zzz").expect_err("unknown").nearest.is_empty());
-    }
-
-    #[test]
-    fn every_mistake_of_a_table_is_named() {
-        let text = "[[models]]\nid = \"small\"\n[[models.endpoints]]\nprovider = \"p\"\nname = \"n\"\ninput_usd_per_mtok = -1.0\noutput_usd_per_mtok = 1.0\ncontext_tokens = 1\noutput_tokens_max = 1\n";
-        #[derive(serde::Deserialize)]
-        struct File {
-            models: Vec<ModelConfig>,
-        }
-        let file: File = toml::from_str(text).expect("parses");
-        let errors = Catalog::default().add(&file.models[0], "models[0]");
-        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
-        assert_eq!(fields, ["models[0].id", "models[0].endpoints[0].input_usd_per_mtok"]);
-        assert_eq!(&text[errors[1].span.clone()], "-1.0");
-    }
 }

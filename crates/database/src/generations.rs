@@ -36,6 +36,7 @@ pub struct Generation {
     pub cache_source: String,
     pub input_tokens: i64,
     pub cache_read_tokens: i64,
+    pub cache_write_tokens: i64,
     pub output_tokens: i64,
     pub reasoning_tokens: i64,
     pub estimated: bool,
@@ -59,11 +60,11 @@ pub struct Generation {
 
 const INSERT_GENERATION: &str =
     "INSERT INTO generations (id, tenant_id, key_hash, created_ms, state, model_asked, model,
-    endpoint, provider, policy, streamed, cache, cache_source, input_tokens, cache_read_tokens, output_tokens,
+    endpoint, provider, policy, streamed, cache, cache_source, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
     reasoning_tokens, estimated, reserved_nano, upstream_nano, charged_nano, overrun_nano, saved_nano, latency_ms, queue_ms,
     finish_reason, end_user, attempts, reasons, failure)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-    $24, $25, $26, $27, $28, $29, $30)";
+    $24, $25, $26, $27, $28, $29, $30, $31)";
 
 impl Database {
     /// Writes reservations and settlements in one transaction: all of them or none.
@@ -177,6 +178,7 @@ pub(crate) async fn insert(
         .bind(&g.cache_source)
         .bind(g.input_tokens)
         .bind(g.cache_read_tokens)
+        .bind(g.cache_write_tokens)
         .bind(g.output_tokens)
         .bind(g.reasoning_tokens)
         .bind(g.estimated)

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::flight::Flights;
 use crate::pressure::Pressure;
+use crate::session::Sessions;
 use axum::extract::FromRef;
 use cache::Cache;
 use catalog::NanoUsd;
@@ -27,6 +28,7 @@ pub struct App {
     pub(crate) embedder: Option<Embedder>,
     pub(crate) predictor: Option<Arc<Predictor>>,
     pub(crate) flights: Flights,
+    pub(crate) sessions: Sessions,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) stopping: Arc<AtomicBool>,
     /// Cancelled at the end of the grace time: streams still open say that they end.
@@ -122,6 +124,7 @@ impl App {
             cache,
             embedder,
             flights: Flights::default(),
+            sessions: Sessions::default(),
             pressure: Pressure::start(),
             stopping: Arc::new(AtomicBool::new(false)),
             closing: CancellationToken::new(),

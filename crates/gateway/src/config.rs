@@ -1,14 +1,16 @@
 //! The configuration: one file composed of each crate's table, checked as a whole before anything starts.
 
+mod reach;
 mod report;
 
 pub use report::{ConfigError, Mistake};
 
 use cache::CacheConfig;
-use catalog::{Catalog, Model, ModelConfig, Page, builtin_pages};
+use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
-use providers::{ExecutionConfig, Kind, KnownProvider, Provider, ProviderConfig, Providers, Secret, known_providers};
+use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
+use reach::baseline_of;
 use router::{Policy, PolicyConfig};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -91,6 +93,14 @@ pub struct ConfigFile {
     name: String,
     text: String,
     tables: Tables,
+    listing: Option<Arc<Listing>>,
+}
+
+/// What is wrong with a configuration, and what its operator should know.
+#[derive(Debug, Default)]
+struct Findings {
+    mistakes: Vec<Mistake>,
+    notices: Vec<String>,
 }
 
 /// A configuration that can be served: every name in it resolves.
@@ -155,7 +165,7 @@ impl ConfigFile {
     /// With the parser's first complaint.
     pub fn parse(name: &str, text: String) -> Result<Self, ConfigError> {
         match toml::from_str(&text) {
-            Ok(tables) => Ok(Self { name: name.to_owned(), text, tables }),
+            Ok(tables) => Ok(Self { name: name.to_owned(), text, tables, listing: None }),
             Err(error) => {
                 let mistake = Mistake::new(error.span().unwrap_or_default(), "", error.message());
                 Err(ConfigError::mistakes(name, &text, vec![mistake]))
@@ -165,7 +175,15 @@ impl ConfigFile {
 
     /// True where neither the file nor the environment names a provider, so that only the simulator can answer.
     pub fn needs_simulator(&self, environment: impl Fn(&str) -> Option<String>) -> bool {
-        self.tables.providers.is_empty() && found(&environment).is_empty()
+        let environment: &dyn Fn(&str) -> Option<String> = &environment;
+        let listing = self.listing(&mut Findings::default());
+        let found = |row: &catalog::ProviderRow| matches!(Provider::known(row, environment), Some(Ok(_)));
+        self.tables.providers.is_empty() && !listing.providers.values().any(found)
+    }
+
+    /// The same with newer prices than the shipped ones.
+    pub fn with_listing(self, listing: Arc<Listing>) -> Self {
+        Self { listing: Some(listing), ..self }
     }
 
     /// Where to listen.
@@ -188,10 +206,11 @@ impl ConfigFile {
         environment: impl Fn(&str) -> Option<String>,
         simulator: Option<&str>,
     ) -> Result<Config, ConfigError> {
-        let mut mistakes = Vec::new();
-        let mut notices = Vec::new();
-        let providers = self.providers(&environment, simulator, &mut mistakes, &mut notices);
-        let catalog = self.catalog(&providers, &mut mistakes);
+        let mut findings = Findings::default();
+        let listing = self.listing(&mut findings);
+        let providers = self.providers(&listing, &environment, simulator, &mut findings);
+        let catalog = self.catalog(&listing, &providers, &mut findings);
+        let Findings { mut mistakes, mut notices } = findings;
         let (policies, attached) = self.policies(&catalog, &mut mistakes, &mut notices);
         let limits = [
             ("server.connections_max", self.tables.server.connections_max),
@@ -225,71 +244,6 @@ impl ConfigFile {
         Ok(Config { server, database, embedding, cache, catalog, execution, providers, policies, attached, notices })
     }
 
-    fn providers(
-        &self,
-        environment: &impl Fn(&str) -> Option<String>,
-        simulator: Option<&str>,
-        mistakes: &mut Vec<Mistake>,
-        notices: &mut Vec<String>,
-    ) -> Vec<Provider> {
-        let mut providers = Vec::new();
-        for (name, config) in &self.tables.providers {
-            match Provider::from_config(name, config, environment) {
-                Ok(provider) => {
-                    if provider.kind == Kind::Simulated {
-                        notices.push(format!("every answer of the provider `{name}` is SIMULATED"));
-                    }
-                    providers.push(provider);
-                }
-                Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
-            }
-        }
-        for (known, credential) in found(environment) {
-            if !self.tables.providers.contains_key(known.name) {
-                notices.push(format!("{} found: serving {}'s models", known.api_key_env, known.name));
-                providers.extend(Secret::new(&credential).and_then(|credential| known.with(credential)));
-            }
-        }
-        if let Some(url) = simulator {
-            notices.push(
-                "NO PROVIDER CREDENTIAL FOUND: every answer is SIMULATED. Export OPENAI_API_KEY, or add a [providers] \
-                 table, to serve real models."
-                    .to_owned(),
-            );
-            providers.extend(Provider::new(SIMULATED, Kind::Simulated, url, None));
-        }
-        providers
-    }
-
-    fn catalog(&self, providers: &[Provider], mistakes: &mut Vec<Mistake>) -> Catalog {
-        let mut catalog = Catalog::default();
-        let configured =
-            |name: &str| self.tables.providers.contains_key(name) || providers.iter().any(|p| p.name == name);
-        for (at, model) in self.tables.models.iter().enumerate() {
-            let place = format!("models[{at}]");
-            for error in catalog.add(model, &place) {
-                mistakes.push(Mistake::new(error.span, error.field, error.problem));
-            }
-            for (endpoint_at, endpoint) in model.endpoints.iter().enumerate() {
-                let name = endpoint.provider.get_ref();
-                if !configured(name) {
-                    let tables = self.tables.providers.keys().map(String::as_str);
-                    let mut names: Vec<&str> = tables.chain(providers.iter().map(|p| p.name.as_str())).collect();
-                    names.sort_unstable();
-                    names.dedup();
-                    let problem = format!("no provider `{name}`; configured: {}", listed(&names));
-                    let field = format!("{place}.endpoints[{endpoint_at}].provider");
-                    mistakes.push(Mistake::new(endpoint.provider.span(), field, problem));
-                }
-            }
-        }
-        match builtin_pages() {
-            Ok(pages) => add_builtin(&mut catalog, &pages, configured),
-            Err(error) => mistakes.push(Mistake::new(0..0, "catalogue", error.to_string())),
-        }
-        catalog
-    }
-
     fn policies(
         &self,
         catalog: &Catalog,
@@ -297,7 +251,7 @@ impl ConfigFile {
         notices: &mut Vec<String>,
     ) -> (BTreeMap<String, Arc<Policy>>, HashMap<String, String>) {
         let resolve = |name: &str| match catalog.resolve(name) {
-            Ok(model) => Ok(model.id.clone()),
+            Ok(resolved) => Ok(resolved.model.id.clone()),
             Err(unknown) if unknown.nearest.is_empty() => Err(format!("no model `{name}`")),
             Err(unknown) => Err(format!("no model `{name}`; did you mean {}?", unknown.nearest.join(", "))),
         };
@@ -322,7 +276,8 @@ impl ConfigFile {
             }
         }
         if !policies.contains_key(AUTO) && mistakes.is_empty() && !catalog.is_empty() {
-            let candidates: Vec<String> = catalog.models().map(|model| model.id.clone()).collect();
+            let candidates: Vec<String> =
+                catalog.models().filter(|model| is_for_auto(model)).map(|model| model.id.clone()).collect();
             if let Some(baseline) = baseline_of(catalog, &candidates) {
                 notices.push(format!(
                     "auto: {} candidates, baseline {baseline} (the dearest of the newest generation); quality is a \
@@ -337,39 +292,10 @@ impl ConfigFile {
     }
 }
 
-/// Known providers whose credential is in the environment.
-fn found(environment: &impl Fn(&str) -> Option<String>) -> Vec<(&'static KnownProvider, String)> {
-    let with_credential = |known: &'static KnownProvider| {
-        environment(known.api_key_env).filter(|value| Secret::new(value).is_some()).map(|value| (known, value))
-    };
-    known_providers().iter().filter_map(with_credential).collect()
-}
-
-/// Models of the built-in pages join where their provider is configured and the file does not define them itself.
-fn add_builtin(catalog: &mut Catalog, pages: &[Page], configured: impl Fn(&str) -> bool) {
-    for model in pages.iter().flat_map(|page| &page.models) {
-        let reachable = model.endpoints.iter().any(|endpoint| configured(endpoint.provider.get_ref()));
-        if reachable && catalog.resolve(model.id.get_ref()).is_err() {
-            let errors = catalog.add(model, "catalogue");
-            debug_assert!(errors.is_empty(), "{errors:?}");
-        }
-    }
-}
-
-/// The dearest model among those released within a year of the newest.
-fn baseline_of(catalog: &Catalog, ids: &[String]) -> Option<String> {
-    let models: Vec<&Model> = ids.iter().filter_map(|id| catalog.resolve(id).ok()).collect();
-    let newest = models.iter().filter_map(|model| model.released.as_deref()).max();
-    let year_before = newest.and_then(|date| {
-        let (year, rest) = date.split_once('-')?;
-        Some(format!("{}-{rest}", year.parse::<u32>().ok()?.checked_sub(1)?))
-    });
-    let recent = |model: &&&Model| match (&model.released, &year_before) {
-        (Some(released), Some(bound)) => released > bound,
-        _ => true,
-    };
-    let price = |model: &&&Model| model.endpoints.iter().map(|e| e.price.output_nano_per_mtok).min().unwrap_or(0);
-    models.iter().filter(recent).max_by_key(price).map(|model| model.id.clone())
+/// True where `auto` may choose a model: it writes, has a future, and is paid by the token.
+fn is_for_auto(model: &Model) -> bool {
+    let lasting = |endpoint: &&Arc<catalog::Endpoint>| !endpoint.deprecated && endpoint.billing == Billing::PerToken;
+    model.makes == Makes::Chat && model.endpoints.iter().any(|endpoint| lasting(&endpoint))
 }
 
 fn listed(names: &[&str]) -> String {

@@ -72,6 +72,9 @@ impl Error {
         let (mut metadata, mut retry_after_s) = (Vec::new(), None);
         match self {
             Self::BadRequest(error) => metadata.push(("field", json!(error.field))),
+            Self::UnknownModel(unknown) if !unknown.needs.is_empty() => {
+                metadata.push(("credentials", json!(unknown.needs)));
+            }
             Self::UnknownModel(unknown) => metadata.push(("nearest", json!(unknown.nearest))),
             Self::NotEnoughMoney(short) => {
                 metadata.push(("available_usd", json!(short.available.as_usd())));
@@ -211,6 +214,10 @@ fn refused(refusal: &Refusal) -> (StatusCode, &'static str, String) {
 }
 
 fn unknown_model(unknown: &UnknownModel) -> String {
+    if !unknown.needs.is_empty() {
+        let needs = unknown.needs.join(", ");
+        return format!("`{}` is known, but no provider of it has a credential; export one of {needs}", unknown.name);
+    }
     match unknown.nearest.as_slice() {
         [] => format!("{unknown}; GET /v1/models lists all"),
         nearest => format!("{unknown}; did you mean {}?", nearest.join(", ")),
@@ -228,6 +235,11 @@ fn upstream(failure: &Failure, attempts: usize) -> (StatusCode, &'static str, St
     let provider = &failure.provider;
     let tried = if attempts > 1 { format!(" ({attempts} attempts)") } else { String::new() };
     match failure.kind {
+        FailureKind::Inexpressible => (
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            format!("{provider} has no words for this request: {}{tried}", failure.message),
+        ),
         FailureKind::Refused => {
             (StatusCode::BAD_REQUEST, "invalid_request", format!("{provider} refused the request: {}", failure.message))
         }

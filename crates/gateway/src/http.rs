@@ -1,6 +1,7 @@
 //! The routes: one file a noun below. Inference and management answer under `/v1` and `/api/v1`.
 
 mod chat;
+mod endpoints;
 mod generation;
 mod health;
 mod keys;
@@ -30,6 +31,12 @@ pub(crate) fn routes(live: Live) -> Router {
     let api = Router::<Live>::new()
         .route("/chat/completions", post(chat::complete))
         .route("/models", get(models::list))
+        .route("/models/count", get(models::count))
+        .route("/model/{author}/{slug}", get(models::one))
+        .route("/models/{author}/{slug}/endpoints", get(endpoints::list))
+        .route("/embeddings/models", get(models::embeddings))
+        .route("/endpoints/zdr", get(endpoints::zdr))
+        .route("/providers", get(endpoints::providers))
         .route("/generation", get(generation::get))
         .route("/key", get(keys::current))
         .route("/keys", post(keys::create))

@@ -12,6 +12,7 @@ mod pressure;
 mod relay;
 mod serve;
 mod served;
+mod session;
 mod telemetry;
 
 pub use app::{App, StartError, Started, take_lock};

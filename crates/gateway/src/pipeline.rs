@@ -8,13 +8,13 @@ use crate::relay::{self, Job};
 use crate::served::{Head, Hit, Served};
 use crate::telemetry;
 use cache::Entry;
-use catalog::{Model, NanoUsd};
+use catalog::{Billing, NanoUsd};
 use database::Generation;
 use ledger::{Bill, Caller, Settlement, now_ms};
 use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
 use providers::{Attempt, FailureKind, Outcome};
 use rand::Rng;
-use router::Policy;
+use router::{Policy, Suffixes, Wanted};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,8 +26,10 @@ pub(crate) struct Asked {
     pub request: ChatRequest,
     /// The policy that chooses the model; `None` where the client named it.
     pub policy: Option<Arc<Policy>>,
-    /// Canonical names of the models that may serve.
-    pub models: Vec<String>,
+    /// The models that may serve.
+    pub models: Vec<Named>,
+    /// What the asker should know about the name that was used.
+    pub notice: Option<String>,
     /// What savings are measured against.
     pub baseline: String,
     pub mode: CacheMode,
@@ -35,6 +37,13 @@ pub(crate) struct Asked {
     /// Where the semantic level may look, or why it may not.
     pub scope: Result<Digest, &'static str>,
     pub started: Instant,
+}
+
+/// A model by its canonical name, and what its suffixes ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Named {
+    pub id: String,
+    pub suffixes: Suffixes,
 }
 
 /// An answer on its way to the client.
@@ -82,13 +91,19 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
 }
 
 /// Resolves models, policy and cache rules of a request.
-pub(crate) fn resolve(app: &App, caller: Caller, request: ChatRequest, started: Instant) -> Result<Asked, Error> {
+pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, started: Instant) -> Result<Asked, Error> {
     let policy = policy_of(app, &request)?;
-    let models = match &policy {
-        Some(policy) => policy.candidates.clone(),
+    let (models, notice) = match &policy {
+        Some(policy) => {
+            let named = |id: &String| Named { id: id.clone(), suffixes: Suffixes::default() };
+            (policy.candidates.iter().map(named).collect(), None)
+        }
         None => named_models(app, &request)?,
     };
-    let baseline = policy.as_ref().map_or_else(|| models[0].clone(), |policy| policy.baseline.clone());
+    if models.iter().any(|named| named.suffixes.thinking) {
+        request.think();
+    }
+    let baseline = policy.as_ref().map_or_else(|| models[0].id.clone(), |policy| policy.baseline.clone());
     let quality = request.sluice.quality_min.map_or(String::new(), |quality| quality.to_string());
     let identity = [caller.tenant(), &answerers(app, policy.as_deref(), &models), &quality];
     let scope = match app.cache.rules().eligible(&request) {
@@ -103,6 +118,7 @@ pub(crate) fn resolve(app: &App, caller: Caller, request: ChatRequest, started: 
         caller,
         policy,
         models,
+        notice,
         baseline,
         scope,
         request,
@@ -112,14 +128,18 @@ pub(crate) fn resolve(app: &App, caller: Caller, request: ChatRequest, started: 
 
 /// Who may answer, as part of what makes answers interchangeable: policy, models, and where each is served. When the
 /// configuration changes them, answers stored before are not found any more.
-fn answerers(app: &App, policy: Option<&Policy>, models: &[String]) -> String {
+fn answerers(app: &App, policy: Option<&Policy>, models: &[Named]) -> String {
     let mut text = match policy {
         Some(policy) => format!("policy {} {} {}", policy.name, policy.baseline, policy.quality_min),
         None => "named".to_owned(),
     };
-    for model in models.iter().filter_map(|id| app.config.catalog.resolve(id).ok()) {
-        for endpoint in &model.endpoints {
+    for named in models {
+        let Ok(resolved) = app.config.catalog.resolve(&named.id) else { continue };
+        for endpoint in &resolved.model.endpoints {
             text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));
+        }
+        if named.suffixes != Suffixes::default() {
+            text.push_str(&format!("|{:?}", named.suffixes));
         }
     }
     text
@@ -132,7 +152,7 @@ fn policy_of(app: &App, request: &ChatRequest) -> Result<Option<Arc<Policy>>, Er
         let known = || policies.keys().cloned().collect();
         policies.get(name).cloned().ok_or_else(|| Error::UnknownPolicy { name: name.to_owned(), known: known() })
     };
-    let model = request.named_models().first().copied().unwrap_or_default();
+    let model = app.config.catalog.meant(request.named_models().first().copied().unwrap_or_default());
     match (request.sluice.policy.as_deref(), model) {
         (Some("as-asked"), AUTO | "openrouter/auto" | "sluice/auto") => {
             let problem = "`as-asked` needs a named model, not `auto`";
@@ -144,17 +164,36 @@ fn policy_of(app: &App, request: &ChatRequest) -> Result<Option<Arc<Policy>>, Er
         (None, name) => match name.strip_prefix("policy/") {
             Some(policy) => find(policy).map(Some),
             None => {
-                let id = app.config.catalog.resolve(name).map(|model| model.id.as_str()).unwrap_or_default();
-                app.config.attached.get(id).map(|policy| find(policy)).transpose()
+                let id = app.config.catalog.resolve(name).map(|resolved| resolved.model.id.clone()).unwrap_or_default();
+                app.config.attached.get(&id).map(|policy| find(policy)).transpose()
             }
         },
     }
 }
 
-fn named_models(app: &App, request: &ChatRequest) -> Result<Vec<String>, Error> {
-    let resolve =
-        |name: &str| app.config.catalog.resolve(name).map(|model| model.id.clone()).map_err(Error::UnknownModel);
-    request.named_models().into_iter().map(resolve).collect()
+/// The models that the request names, and what its asker should know about the first.
+fn named_models(app: &App, request: &ChatRequest) -> Result<(Vec<Named>, Option<String>), Error> {
+    let catalog = &app.config.catalog;
+    let (mut models, mut notices) = (Vec::new(), Vec::new());
+    for name in request.named_models() {
+        // A name with its suffix can be a model of its own, as OpenRouter's `:free` ones are.
+        let (resolved, suffixes) = match catalog.resolve(name) {
+            Ok(resolved) => (resolved, Suffixes::default()),
+            Err(unknown) => {
+                let (base, suffixes) = Suffixes::of(name);
+                let of_base = catalog.resolve(base).map_err(|of_base| if base == name { unknown } else { of_base });
+                (of_base.map_err(Error::UnknownModel)?, suffixes)
+            }
+        };
+        notices.extend(resolved.in_place_of.map(|withdrawn| stands_in(&withdrawn, &resolved.model.id)));
+        models.push(Named { id: resolved.model.id.clone(), suffixes });
+    }
+    Ok((models, notices.into_iter().next()))
+}
+
+/// What an asker is told when another model answers.
+pub(crate) fn stands_in(withdrawn: &str, model: &str) -> String {
+    format!("{withdrawn} is withdrawn; {model} answers in its place")
 }
 
 /// Takes the slot that the request's record will need.
@@ -211,17 +250,22 @@ impl Asked {
     }
 
     /// The models that may serve, in order.
-    pub(crate) fn models<'a>(&self, app: &'a App) -> Vec<&'a Model> {
-        self.models.iter().filter_map(|id| app.config.catalog.resolve(id).ok()).collect()
+    pub(crate) fn models(&self, app: &App) -> Vec<Wanted> {
+        let catalog = &app.config.catalog;
+        let wanted = |named: &Named| {
+            let model = catalog.resolve(&named.id).ok()?.model;
+            let successor = catalog.successor_of(&model.id).map(|(_, successor)| Arc::clone(successor));
+            Some(Wanted { model, suffixes: named.suffixes, successor })
+        };
+        self.models.iter().filter_map(wanted).collect()
     }
 
     /// What the baseline would have cost with these tokens.
     pub(crate) fn baseline_cost(&self, app: &App, usage: Usage) -> NanoUsd {
-        let Ok(model) = app.config.catalog.resolve(&self.baseline) else { return NanoUsd::ZERO };
-        let cost = |endpoint: &catalog::Endpoint| {
-            endpoint.price.cost(usage.input_tokens, usage.cache_read_tokens, usage.completion_tokens())
-        };
-        model.endpoints.iter().map(cost).min().unwrap_or_default()
+        let Ok(resolved) = app.config.catalog.resolve(&self.baseline) else { return NanoUsd::ZERO };
+        // What a plan or a trial gives away is no measure of a saving.
+        let paid = resolved.model.endpoints.iter().filter(|endpoint| endpoint.billing == Billing::PerToken);
+        paid.map(|endpoint| endpoint.price.cost(usage)).min().unwrap_or_default()
     }
 }
 
@@ -234,6 +278,7 @@ pub(crate) fn hit(app: &App, asked: &Asked, entry: &Entry, hit: Hit, trace: serd
         model: entry.model.clone(),
         provider: entry.provider.clone(),
         policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
+        notice: asked.notice.clone(),
         ..Head::default()
     };
     Served {
@@ -274,6 +319,7 @@ pub(crate) fn fill(generation: &mut Generation, asked: &Asked, served: &Served) 
     generation.cache_source = head.source.clone().unwrap_or_default();
     generation.input_tokens = count(served.usage.input_tokens);
     generation.cache_read_tokens = count(served.usage.cache_read_tokens);
+    generation.cache_write_tokens = count(served.usage.cache_write_tokens + served.usage.cache_write_1h_tokens);
     generation.output_tokens = count(served.usage.output_tokens);
     generation.reasoning_tokens = count(served.usage.reasoning_tokens);
     generation.estimated = served.usage.estimated;

@@ -7,10 +7,11 @@ use crate::pipeline::{self, Asked};
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
 use cache::{Entry, Put};
-use catalog::{Endpoint, NanoUsd};
+use catalog::{Billing, Endpoint, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
 use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
+use rand::Rng;
 use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -118,6 +119,10 @@ async fn fly(
         upstream_wait,
         queued: progress.queued,
         max_tokens: lowered,
+        notice: match &call.in_place_of {
+            Some(gone) => Some(pipeline::stands_in(gone, &call.endpoint.model)),
+            None => asked.notice.clone(),
+        },
     });
     let reply = match answer {
         Answer::Whole(reply) => *reply,
@@ -130,13 +135,18 @@ async fn fly(
     let usage = usage_of(asked, &reply, progress);
     let reply = Arc::new(reply);
     store(app, asked, vector.ok(), &reply, &call.endpoint);
-    let taken = cost(&call.endpoint, usage);
+    app.sessions.remember(asked, &call.endpoint, usage);
+    let taken = call.endpoint.price.cost(usage);
     // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
     // up is the request's to pay.
     let is_empty = usage.completion_tokens() == 0 && !usage.estimated;
     let charged = if is_empty { NanoUsd::ZERO } else { taken } + progress.given_up_by(asked);
     let upstream = taken + progress.wasted();
-    let saved = (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO);
+    // A plan's tokens are paid for elsewhere: they save nothing that could be counted.
+    let saved = match call.endpoint.billing {
+        Billing::FlatRate => NanoUsd::ZERO,
+        _ => (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO),
+    };
     let trace = Arc::new(progress.trace.clone());
     Ok(Served { head, reply, usage, cost: charged, upstream, saved, trace })
 }
@@ -257,45 +267,67 @@ pub(crate) async fn offer(app: &App, asked: &Asked, vector: Option<&[f32]>) -> (
 }
 
 pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>) -> Route {
+    let baseline = app.config.catalog.resolve(&asked.baseline).ok();
     decide(Question {
         request: &asked.request,
         models: &asked.models(app),
         policy: asked.policy.as_deref(),
         quality_min: asked.request.sluice.quality_min,
-        baseline: app.config.catalog.resolve(&asked.baseline).ok(),
+        baseline: baseline.as_ref().map(|resolved| &*resolved.model),
         offer,
         predictor: app.predictor.as_deref(),
+        records: &|endpoint| app.upstreams.record(endpoint, &app.config.providers),
+        seed: rand::rng().random(),
+        sticky: app.sessions.sticky(asked).as_ref(),
     })
 }
+
+/// Candidates, and rejected endpoints, that a trace names; a request to `auto` can have hundreds.
+const TRACED_MAX: usize = 20;
 
 /// The decision trace: candidates, rejected ones, and what the cache had to say.
 pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, no_vector: Option<&'static str>) -> Value {
     let ineligible = asked.scope.err().or(no_vector);
-    json!({"route": route, "cache": {"offer": offer, "ineligible": ineligible}})
+    let (candidates, rejected) = (route.candidates.len(), route.rejected.len());
+    let first = |count: usize| count.min(TRACED_MAX);
+    let shown = json!({
+        "candidates": route.candidates[..first(candidates)],
+        "rejected": route.rejected[..first(rejected)],
+        "offer": route.offer,
+        "evidence": route.evidence,
+        "difficulty": route.difficulty,
+        "input_tokens": route.input_tokens,
+        "not_shown": candidates + rejected - first(candidates) - first(rejected),
+    });
+    json!({"route": shown, "cache": {"offer": offer, "ineligible": ineligible}})
 }
 
 /// Fewest output tokens that are worth a call.
 const OUTPUT_TOKENS_FLOOR: u64 = 16;
 /// Endpoints tried for one request at the most.
 const CANDIDATES_MAX: usize = 5;
+const STAND_INS_MAX: usize = 2;
 
 /// Sets aside the most that the candidates could cost, or what the key has left, and fits the output caps to it.
 fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
     if route.candidates.is_empty() {
         return Err(Error::NoCapableEndpoint(route.rejected.clone()));
     }
-    let candidates = &route.candidates[..route.candidates.len().min(CANDIDATES_MAX)];
+    // Whoever stands in for a model that may be gone is not crowded out by those that have it.
+    let own = route.candidates.iter().filter(|candidate| candidate.in_place_of.is_none()).take(CANDIDATES_MAX);
+    let stand_ins = route.candidates.iter().filter(|candidate| candidate.in_place_of.is_some()).take(STAND_INS_MAX);
+    let candidates: Vec<&Candidate> = own.chain(stand_ins).collect();
     let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
     let bound = |(candidate, cap): (&Candidate, u64)| {
-        candidate.endpoint.price.cost(route.input_tokens, 0, cap.saturating_mul(asked.request.n))
+        candidate.endpoint.price.bound(route.input_tokens, cap.saturating_mul(asked.request.n))
     };
-    let wanted = candidates.iter().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
+    let wanted = candidates.iter().copied().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
     let floors = caps.iter().map(|cap| (*cap).min(OUTPUT_TOKENS_FLOOR));
-    let needed = candidates.iter().zip(floors).map(bound).min().unwrap_or_default();
+    let needed = candidates.iter().copied().zip(floors).map(bound).min().unwrap_or_default();
     let granted = settlement.reserve(wanted, needed).map_err(Error::NotEnoughMoney)?;
     let mut calls = Vec::new();
-    for (candidate, cap) in candidates.iter().zip(caps) {
-        let price = candidate.endpoint.price;
+    for (candidate, cap) in candidates.into_iter().zip(caps) {
+        let price = &candidate.endpoint.price;
         let affordable = price.affordable_output_tokens(granted, route.input_tokens).unwrap_or(0) / asked.request.n;
         if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
             calls.push(Call {
@@ -303,6 +335,7 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
                 rank: candidate.rank,
                 max_tokens: if affordable >= cap { asked.request.max_tokens.map(|_| cap) } else { Some(affordable) },
                 expected_output_tokens: candidate.expected_output_tokens,
+                in_place_of: candidate.in_place_of.clone(),
             });
         }
     }
@@ -338,10 +371,6 @@ async fn relay_stream(
 fn usage_of(asked: &Asked, reply: &Reply, progress: &Progress) -> Usage {
     let stated = reply.usage.as_ref().and_then(Usage::from_openai);
     stated.or(progress.usage).unwrap_or_else(|| Usage::estimate(asked.request.prompt_bytes(), reply.text_chars()))
-}
-
-fn cost(endpoint: &Endpoint, usage: Usage) -> NanoUsd {
-    endpoint.price.cost(usage.input_tokens, usage.cache_read_tokens, usage.completion_tokens())
 }
 
 /// Keeps a fresh answer that is complete.
@@ -389,7 +418,7 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         (Some(endpoint), _) => {
             let estimate = || Usage::estimate(asked.request.prompt_bytes(), progress.text_chars);
             let usage = progress.usage.unwrap_or_else(estimate);
-            bill.charged = cost(endpoint, usage);
+            bill.charged = endpoint.price.cost(usage);
             bill.upstream += bill.charged;
             if usage.completion_tokens() == 0 && !usage.estimated && state == "failed" {
                 bill.charged = NanoUsd::ZERO;
@@ -409,6 +438,7 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
     if let Some((endpoint, usage)) = begun {
         generation.input_tokens = usage.input_tokens as i64;
         generation.cache_read_tokens = usage.cache_read_tokens as i64;
+        generation.cache_write_tokens = (usage.cache_write_tokens + usage.cache_write_1h_tokens) as i64;
         generation.output_tokens = usage.completion_tokens() as i64;
         generation.estimated = usage.estimated;
         generation.model.clone_from(&endpoint.model);

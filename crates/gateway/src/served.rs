@@ -53,6 +53,8 @@ pub(crate) struct Head {
     pub upstream_wait: Duration,
     /// Time spent waiting for an endpoint at its limit.
     pub queued: Duration,
+    /// What an asker should know about the model's name.
+    pub notice: Option<String>,
     /// The output cap that was sent instead of the client's, to fit the budget.
     pub max_tokens: Option<u64>,
 }

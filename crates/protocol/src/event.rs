@@ -1,5 +1,6 @@
 //! The canonical stream: chunks, collecting them into a reply, and replaying a reply as chunks.
 
+use crate::details;
 use crate::reply::{AssistantMessage, Choice, Reply};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -170,6 +171,11 @@ impl Collector {
         })
     }
 
+    /// The reply as far as it has come.
+    pub fn so_far(&self) -> Option<&Reply> {
+        self.reply.as_ref()
+    }
+
     /// Ends the collection; `None` when there was no chunk.
     pub fn finish(self) -> Option<Reply> {
         let mut reply = self.reply?;
@@ -190,7 +196,18 @@ fn append(choice: &mut Choice, news: &ChunkChoice) {
         append_tool_call(&mut message.tool_calls, call);
     }
     for (name, value) in &news.delta.extra {
-        merge(message.extra.entry(name.clone()).or_insert(Value::Null), value);
+        let known = message.extra.entry(name.clone()).or_insert(Value::Null);
+        match (name.as_str(), value) {
+            ("reasoning_details", Value::Array(pieces)) => {
+                if !known.is_array() {
+                    *known = json!([]);
+                }
+                if let Value::Array(items) = known {
+                    details::append(items, pieces);
+                }
+            }
+            _ => merge(known, value),
+        }
     }
     for (name, value) in &news.extra {
         merge_logprobs(choice.extra.entry(name.clone()).or_insert(Value::Null), value);

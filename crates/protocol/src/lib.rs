@@ -1,9 +1,11 @@
 //! The canonical chat request, reply and events, and every dialect in both directions. No IO.
 
+mod details;
 pub mod dialect;
 mod event;
 mod fingerprint;
 mod json;
+mod preferences;
 mod reply;
 mod request;
 mod sse;
@@ -12,10 +14,9 @@ mod usage;
 
 pub use event::{Chunk, ChunkChoice, Collector, Delta, replay};
 pub use fingerprint::{Digest, context_tag, fingerprint};
+pub use preferences::{Cutoffs, DataCollection, MaxPrice, ProviderPreferences, Sort, SortBy};
 pub use reply::{AssistantMessage, Choice, Reply};
-pub use request::{
-    CacheMode, CacheOptions, ChatRequest, Content, FieldError, Message, Part, ProviderPreferences, Role, SluiceOptions,
-};
+pub use request::{CacheMode, CacheOptions, ChatRequest, Content, FieldError, Message, Part, Role, SluiceOptions};
 pub use sse::{SseDecoder, SseError};
 pub use told::Told;
 pub use usage::Usage;

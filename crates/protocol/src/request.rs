@@ -1,6 +1,7 @@
 //! The canonical chat request: a typed view beside the raw body it was read from.
 
 use crate::json::Json;
+use crate::preferences::ProviderPreferences;
 use bytes::Bytes;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -44,6 +45,8 @@ pub struct ChatRequest {
     /// The client's own end user, for limits and erasure.
     pub user: Option<String>,
     pub provider: ProviderPreferences,
+    /// The conversation it belongs to, OpenRouter's `session_id`.
+    pub session: Option<String>,
     pub sluice: SluiceOptions,
     pub(crate) raw: RawObject,
 }
@@ -136,21 +139,6 @@ impl Message {
     }
 }
 
-/// OpenRouter's `provider` object, as far as this version honours it; any other field is refused, because a data
-/// policy that is silently ignored is worse than an error.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProviderPreferences {
-    #[serde(default)]
-    pub order: Vec<String>,
-    #[serde(default)]
-    pub only: Vec<String>,
-    #[serde(default)]
-    pub ignore: Vec<String>,
-    #[serde(default)]
-    pub allow_fallbacks: Option<bool>,
-}
-
 /// The `sluice` object of a request: what the gateway's own features should do.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -232,6 +220,7 @@ impl ChatRequest {
             response_format: raw.read("response_format")?,
             user: raw.read("user")?,
             provider: raw.read("provider")?.unwrap_or_default(),
+            session: raw.read("session_id")?,
             sluice: raw.read("sluice")?.unwrap_or_default(),
             raw,
         };
@@ -248,7 +237,10 @@ impl ChatRequest {
             return Err(FieldError::new("models", format!("{found} models; at most {MODELS_MAX} are tried")));
         }
         let names = std::iter::once(("model", &self.model)).chain(self.models.iter().map(|name| ("models", name)));
-        for (field, name) in names.chain(self.user.iter().map(|user| ("user", user))) {
+        for (field, name) in names
+            .chain(self.user.iter().map(|user| ("user", user)))
+            .chain(self.session.iter().map(|session| ("session_id", session)))
+        {
             if name.len() > NAME_BYTES_MAX {
                 return Err(FieldError::new(field, format!("{} bytes; at most {NAME_BYTES_MAX} are kept", name.len())));
             }
@@ -281,6 +273,37 @@ impl ChatRequest {
             return Err(FieldError::new("sluice.quality_min", format!("{quality}; use a number from 0 to 1")));
         }
         Ok(())
+    }
+
+    /// Names of the parameters it sets; what only routes it or carries the conversation is none.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        const NOT_PARAMETERS: [&str; 16] = [
+            "model",
+            "models",
+            "messages",
+            "provider",
+            "sluice",
+            "stream",
+            "stream_options",
+            "session_id",
+            "user",
+            "usage",
+            "metadata",
+            "route",
+            "transforms",
+            "plugins",
+            "cache_control",
+            "service_tier",
+        ];
+        let set = self.raw.0.iter().filter(|(_, value)| value.as_ref() != b"null");
+        set.map(|(name, _)| name.as_str()).filter(|name| !NOT_PARAMETERS.contains(name))
+    }
+
+    /// Asks for thoughts, unless the request says something about them itself.
+    pub fn think(&mut self) {
+        if self.raw.get("reasoning").is_none() && self.raw.get("reasoning_effort").is_none() {
+            self.raw.0.push(("reasoning".to_owned(), Bytes::from_static(br#"{"enabled":true}"#)));
+        }
     }
 
     /// The models to try, in order: `model` first, then `models` without repeats.
@@ -428,7 +451,7 @@ mod tests {
         check_refused(&with("\"stop\":\"\\ud800\""), "stop", "ud800");
         check_refused(&with(&format!("\"user\":\"{}\"", "u".repeat(300))), "user", "256");
         check_refused(&with(&format!("\"models\":[{}\"m\"]", "\"m\",".repeat(16))), "models", "at most 16");
-        check_refused(&with("\"provider\":{\"zdr\":true}"), "provider", "zdr");
+        check_refused(&with("\"provider\":{\"zrd\":true}"), "provider", "zrd");
         check_refused(&with("\"sluice\":{\"quality_min\":7}"), "sluice.quality_min", "0 to 1");
         check_refused(&with("\"sluice\":{\"cache\":{\"mode\":\"lax\"}}"), "sluice", "lax");
     }

@@ -1,9 +1,13 @@
 //! How much of a reply a reader has been told, and the rest: for a reader too slow to follow the stream itself.
 
+use crate::details;
 use crate::event::{Chunk, replay};
 use crate::reply::{Choice, Reply};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+
+/// OpenRouter's list of thoughts.
+const DETAILS: &str = "reasoning_details";
 
 /// What the chunks so far have told.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +23,8 @@ struct ToldChoice {
     calls: Vec<(Option<u64>, usize)>,
     /// Bytes of strings, elements of lists; 1 for what is told at once.
     extra: BTreeMap<String, usize>,
+    /// `reasoning_details`, whose items grow.
+    details: Vec<Value>,
     /// The same for lists within the choice's own further fields, as `logprobs`, by `field/list`.
     lists: BTreeMap<String, usize>,
     ended: bool,
@@ -40,6 +46,10 @@ impl Told {
                 }
             }
             for (name, value) in &news.delta.extra {
+                if let (DETAILS, Value::Array(pieces)) = (name.as_str(), value) {
+                    details::append(&mut told.details, pieces);
+                    continue;
+                }
                 *told.extra.entry(name.clone()).or_default() += size(value);
             }
             for (name, lists) in &news.extra {
@@ -89,6 +99,14 @@ impl ToldChoice {
         }
         let extra = std::mem::take(&mut message.extra);
         let left_of = |(name, value): (String, Value)| {
+            if let (DETAILS, Value::Array(items)) = (name.as_str(), &value) {
+                let rest: Vec<Value> = items
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(at, item)| details::rest(item, self.details.get(at)))
+                    .collect();
+                return (!rest.is_empty()).then(|| (name, json!(rest)));
+            }
             let told = self.extra.get(&name).copied().unwrap_or(0);
             let value = match value {
                 Value::String(text) => left(Some(&text), told).map(Value::String),
@@ -137,6 +155,9 @@ mod tests {
             json!({"reasoning": "because é"}),
             json!({"reasoning": " so", "reasoning_details": [{"a": 1}]}),
             json!({"reasoning_details": [{"a": 2}]}),
+            json!({"reasoning": "x", "reasoning_details": [{"type": "reasoning.text", "text": "so ", "index": 0}]}),
+            json!({"reasoning": "y", "reasoning_details": [{"type": "reasoning.text", "text": "it is", "index": 0}]}),
+            json!({"reasoning_details": [{"type": "reasoning.text", "text": "", "signature": "s", "index": 0}]}),
             json!({"content": "naïve "}),
             json!({"content": "東京"}),
             json!({"content": "!"}),

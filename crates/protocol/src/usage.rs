@@ -10,6 +10,12 @@ pub struct Usage {
     pub input_tokens: u64,
     /// Input tokens read from the provider's prompt cache.
     pub cache_read_tokens: u64,
+    /// Input tokens written to the provider's prompt cache for its usual time.
+    #[serde(default)]
+    pub cache_write_tokens: u64,
+    /// Input tokens written to it for an hour, where that has its own price.
+    #[serde(default)]
+    pub cache_write_1h_tokens: u64,
     /// Visible output tokens.
     pub output_tokens: u64,
     /// Hidden reasoning tokens, billed as output.
@@ -24,16 +30,21 @@ const TOKENS_MAX: u64 = 1_000_000_000;
 
 impl Usage {
     /// Reads OpenAI's `usage` object, whose `prompt_tokens` include cached and whose `completion_tokens` include
-    /// reasoning tokens (platform.openai.com/docs/api-reference/chat/object). `None` when a count is missing.
+    /// reasoning tokens (platform.openai.com/docs/api-reference/chat/object); `cache_write_tokens` is OpenRouter's,
+    /// `cache_write_1h_tokens`, which are some of those, ours. `None` when a count is missing.
     pub fn from_openai(value: &Value) -> Option<Self> {
         let count = |path: &str| value.pointer(path).and_then(Value::as_u64).map(|count| count.min(TOKENS_MAX));
         let prompt = count("/prompt_tokens")?;
         let completion = count("/completion_tokens")?;
         let cached = count("/prompt_tokens_details/cached_tokens").unwrap_or(0).min(prompt);
+        let written = count("/prompt_tokens_details/cache_write_tokens").unwrap_or(0).min(prompt - cached);
+        let for_an_hour = count("/prompt_tokens_details/cache_write_1h_tokens").unwrap_or(0).min(written);
         let reasoning = count("/completion_tokens_details/reasoning_tokens").unwrap_or(0).min(completion);
         Some(Self {
-            input_tokens: prompt - cached,
+            input_tokens: prompt - cached - written,
             cache_read_tokens: cached,
+            cache_write_tokens: written - for_an_hour,
+            cache_write_1h_tokens: for_an_hour,
             output_tokens: completion - reasoning,
             reasoning_tokens: reasoning,
             estimated: false,
@@ -58,7 +69,11 @@ impl Usage {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": { "cached_tokens": self.cache_read_tokens },
+            "prompt_tokens_details": {
+                "cached_tokens": self.cache_read_tokens,
+                "cache_write_tokens": self.cache_write_tokens + self.cache_write_1h_tokens,
+                "cache_write_1h_tokens": self.cache_write_1h_tokens,
+            },
             "completion_tokens_details": { "reasoning_tokens": self.reasoning_tokens },
         });
         match object {
@@ -69,7 +84,7 @@ impl Usage {
 
     /// All input tokens.
     pub fn prompt_tokens(self) -> u64 {
-        self.input_tokens + self.cache_read_tokens
+        self.input_tokens + self.cache_read_tokens + self.cache_write_tokens + self.cache_write_1h_tokens
     }
 
     /// All output tokens, reasoning included.
@@ -85,11 +100,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn openai_usage_survives_both_directions(a in 0u64..1_000_000, b in 0u64..1_000_000, c in 0u64..1_000_000, d in 0u64..1_000_000) {
-            let usage = Usage { input_tokens: a, cache_read_tokens: b, output_tokens: c, reasoning_tokens: d, estimated: false };
+        fn openai_usage_survives_both_directions(counts in proptest::array::uniform6(0u64..1_000_000)) {
+            let [input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens] = counts;
+            let usage = Usage { input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, estimated: false };
             let wire = Value::Object(usage.to_openai());
             prop_assert_eq!(Usage::from_openai(&wire), Some(usage));
-            prop_assert_eq!(wire["total_tokens"].as_u64(), Some(a + b + c + d));
+            prop_assert_eq!(wire["total_tokens"].as_u64(), Some(counts.iter().sum()));
         }
     }
 

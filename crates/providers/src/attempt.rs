@@ -37,9 +37,7 @@ pub enum Outcome {
 impl Attempt {
     /// What was paid for nothing.
     pub fn wasted_cost(&self) -> NanoUsd {
-        self.wasted.map_or(NanoUsd::ZERO, |usage| {
-            self.endpoint.price.cost(usage.input_tokens, usage.cache_read_tokens, usage.completion_tokens())
-        })
+        self.wasted.map_or(NanoUsd::ZERO, |usage| self.endpoint.price.cost(usage))
     }
 }
 
@@ -114,7 +112,7 @@ impl UnderWay {
         attempt.latency = latency;
         attempt.status = failure.status;
         let billed = failure.kind.may_be_billed();
-        attempt.wasted = failure.usage.or(billed.then_some(attempt.expected));
+        attempt.wasted = failure.usage.as_deref().copied().or(billed.then_some(attempt.expected));
     }
 
     pub(crate) fn elapsed(&self) -> Duration {

@@ -103,6 +103,12 @@ impl Breaker {
         (self.good * left + 1.0) / ((self.good + self.bad) * left + 1.0)
     }
 
+    /// True where more calls failed than not, and more than a few.
+    pub(crate) fn fails_mostly(&self, now: Instant) -> bool {
+        let left = self.left(now);
+        self.bad > self.good && self.bad * left >= f64::from(IN_A_ROW)
+    }
+
     fn fade(&mut self, now: Instant) {
         let left = self.left(now);
         self.good *= left;

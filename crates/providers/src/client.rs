@@ -1,15 +1,17 @@
 //! The one outbound client: one call to one endpoint, with its deadlines and limits.
 
+use crate::address::address;
 use crate::body::Body;
-use crate::config::{Deadlines, Provider};
 use crate::credential::Credential;
+use crate::deadlines::Deadlines;
 use crate::error::{Failure, Kind};
-use crate::stream::{ReplyStream, Times};
+use crate::provider::Provider;
+use crate::stream::{ReplyStream, Source, Times};
 use bytes::Bytes;
-use protocol::dialect::openai_chat::{self, DecodeError};
+use catalog::Endpoint;
+use protocol::dialect::{DecodeError, Dialect, status_message};
 use protocol::{Reply, Usage};
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
-use serde_json::Value;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,6 +49,7 @@ pub enum Answer {
 /// One call, ready to be sent.
 pub(crate) struct Outgoing<'a> {
     pub provider: &'a Arc<Provider>,
+    pub endpoint: &'a Endpoint,
     pub credential: &'a Credential,
     /// The endpoint's own.
     pub deadlines: Deadlines,
@@ -96,10 +99,14 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
         Kind::Timeout => Failure { kind: late, ..failure },
         _ => failure,
     };
-    let mut request = client.post(provider.chat_url.clone()).header(CONTENT_TYPE, "application/json");
-    if let Some(bearer) = call.credential.bearer_for(&provider.chat_url) {
-        request = request.header(AUTHORIZATION, bearer);
-    }
+    let dialect = call.endpoint.dialect;
+    let url = address(provider, call.endpoint, call.streamed)
+        .ok_or_else(|| Failure::new(name, Kind::Unreachable, "the model's name makes no address"))?;
+    let headers = call.credential.headers_for(&url, provider.kind, &call.body, client);
+    let headers =
+        timeout_at(first_by, headers).await.map_err(|_| Failure::new(name, first_late, "no token in time"))?;
+    let headers = headers.map_err(|failure| Failure { provider: name.to_owned(), ..failure })?;
+    let request = client.post(url).header(CONTENT_TYPE, "application/json").headers(headers);
     let response = timeout_at(first_by, with_body(request, call.body.clone()).send())
         .await
         .map_err(|_| Failure::new(name, first_late, "no answer within the deadline"))?
@@ -114,11 +121,11 @@ pub(crate) async fn call(client: &reqwest::Client, call: Outgoing<'_>) -> Result
     let body = Body::open(name, response)?;
     if call.streamed {
         let times = Times { first_by, deadline, idle: own.idle, late: whole_late };
-        let stream = ReplyStream::open(name, body, call.choices, times).await;
+        let stream = ReplyStream::open(name, Source { body, dialect }, call.choices, times).await;
         return stream.map(|stream| Answer::Stream(Box::new(stream))).map_err(|failure| blame(failure, first_late));
     }
     let body = body.read_all(LIMITS.reply_bytes_max, deadline).await.map_err(|failure| blame(failure, whole_late))?;
-    whole(name, &body)
+    whole(name, dialect, &body)
 }
 
 /// Whose patience ends when a call gets only so much of the endpoint's own time: an endpoint's health must not depend on
@@ -138,8 +145,8 @@ fn with_body(request: reqwest::RequestBuilder, pieces: Vec<Bytes>) -> reqwest::R
 }
 
 /// Reads a whole answer. One with nothing in it is a failure: nobody asked for that.
-fn whole(provider: &str, body: &[u8]) -> Result<Answer, Failure> {
-    let reply = openai_chat::decode_reply(body).map_err(|error| {
+fn whole(provider: &str, dialect: Dialect, body: &[u8]) -> Result<Answer, Failure> {
+    let reply = dialect.decode_reply(body).map_err(|error| {
         let kind = if matches!(error, DecodeError::Said(_)) { Kind::Broken } else { Kind::Malformed };
         Failure::new(provider, kind, error.to_string())
     })?;
@@ -150,7 +157,7 @@ fn whole(provider: &str, body: &[u8]) -> Result<Answer, Failure> {
         } else {
             (Kind::Empty, "the answer is empty")
         };
-        let usage = reply.usage.as_ref().and_then(Usage::from_openai);
+        let usage = reply.usage.as_ref().and_then(Usage::from_openai).map(Box::new);
         return Err(Failure { usage, ..Failure::new(provider, kind, message) });
     }
     Ok(Answer::Whole(Box::new(reply)))
@@ -192,13 +199,21 @@ async fn error_reply(provider: &str, response: reqwest::Response, by: Instant) -
         Ok(body) => body.read_all(LIMITS.error_bytes_max, by).await.unwrap_or_default(),
         Err(_) => Bytes::new(), // the status says enough
     };
-    let said = serde_json::from_slice::<Value>(&body).ok().and_then(|body| openai_chat::error_message(&body));
-    let message = match said {
+    let message = match status_message(&body) {
         Some(said) => said,
         None if (300..400).contains(&status) => format!("answered {status}; redirects are not followed"),
         None => format!("answered {status}"),
     };
-    Failure { status: Some(status), retry_after, ..Failure::new(provider, Kind::of_status(status), message) }
+    let kind = if is_credential_refused(&body) { Kind::Credential } else { Kind::of_status(status) };
+    Failure { status: Some(status), retry_after, ..Failure::new(provider, kind, message) }
+}
+
+/// Google answers 400 to a bad credential and says so in a detail.
+fn is_credential_refused(body: &[u8]) -> bool {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let body = body.as_array().and_then(|list| list.first()).unwrap_or(&body);
+    let details = body.pointer("/error/details").and_then(serde_json::Value::as_array);
+    details.into_iter().flatten().any(|detail| detail["reason"] == "API_KEY_INVALID")
 }
 
 /// `Retry-After` in seconds, at most a day; the date form is not used by providers.

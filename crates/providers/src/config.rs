@@ -1,21 +1,28 @@
-//! The `[providers.<name>]` tables, and the providers known without one.
+//! The `[providers.<name>]` tables.
 
-use crate::credential::{Credential, Limits};
-use crate::secret::Secret;
-use catalog::Endpoint;
-use protocol::SluiceOptions;
-use reqwest::Url;
+use crate::credential::{Credential, Limits, Proof};
+use crate::deadlines::Deadlines;
+use crate::provider::{Login, Provider, filled};
+use catalog::{Billing, Kind, NanoUsd, Negotiated, ProviderRow, Rates};
+use protocol::dialect::ReasoningForm;
 use serde::Deserialize;
 use std::time::Duration;
 use thiserror::Error;
 use toml::Spanned;
 
-/// One `[providers.<name>]` table.
+pub(crate) const CONNECT_TIMEOUT_MS: u64 = 3_000;
+pub(crate) const FIRST_TOKEN_TIMEOUT_MS: u64 = 60_000;
+pub(crate) const IDLE_TIMEOUT_MS: u64 = 60_000;
+pub(crate) const TOTAL_TIMEOUT_MS: u64 = 600_000;
+
+/// One `[providers.<name>]` table. Of a known provider only what differs is needed.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderConfig {
-    pub kind: Kind,
-    pub base_url: Spanned<String>,
+    #[serde(default)]
+    pub kind: Option<Kind>,
+    #[serde(default)]
+    pub base_url: Option<Spanned<String>>,
     /// Name of the environment variable that holds the credential; none is sent without it.
     #[serde(default)]
     pub api_key_env: Option<Spanned<String>>,
@@ -36,6 +43,48 @@ pub struct ProviderConfig {
     pub idle_timeout_ms: u64,
     #[serde(default = "total_timeout_ms")]
     pub total_timeout_ms: u64,
+    /// Azure: the dated version; deployments then have addresses of their own.
+    #[serde(default)]
+    pub api_version: Option<String>,
+    /// Azure with Entra: `api_key_env` is the client's secret.
+    #[serde(default)]
+    pub entra_tenant: Option<String>,
+    #[serde(default)]
+    pub entra_client_id: Option<String>,
+    #[serde(default)]
+    pub entra_authority: Option<String>,
+    /// Bedrock with access keys: `api_key_env` is the key's id.
+    #[serde(default)]
+    pub secret_key_env: Option<String>,
+    #[serde(default)]
+    pub session_token_env: Option<String>,
+    #[serde(default)]
+    pub aws_region: Option<String>,
+    /// It passes requests on to others: ranked after direct endpoints.
+    #[serde(default)]
+    pub aggregator: Option<bool>,
+    /// What it takes on top of its prices, as a share.
+    #[serde(default)]
+    pub fee: Option<Spanned<f64>>,
+    #[serde(default)]
+    pub billing: Option<Billing>,
+    /// Facts about prompts; what is left out is unknown, and satisfies no demand.
+    #[serde(default)]
+    pub region: Option<String>,
+    #[serde(default)]
+    pub stores_prompts: Option<bool>,
+    #[serde(default)]
+    pub trains_on_prompts: Option<bool>,
+    #[serde(default)]
+    pub max_tokens_field: Option<String>,
+    #[serde(default)]
+    pub rejects: Vec<String>,
+    #[serde(default)]
+    pub reasoning: Option<ReasoningForm>,
+    #[serde(default)]
+    pub developer_role: Option<bool>,
+    #[serde(default)]
+    pub stream_options: Option<bool>,
 }
 
 /// One `[[providers.<name>.credentials]]` table; what it leaves out is as in the provider's.
@@ -50,79 +99,42 @@ pub struct CredentialConfig {
     pub concurrent_max: Option<Spanned<u32>>,
     #[serde(default)]
     pub requests_per_minute_max: Option<Spanned<u32>>,
+    /// Taken off every price, as a share.
+    #[serde(default)]
+    pub discount: Option<Spanned<f64>>,
+    /// What this credential pays for single models.
+    #[serde(default)]
+    pub prices: Vec<PriceConfig>,
+}
+
+/// One `[[providers.<name>.credentials.prices]]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceConfig {
+    /// The canonical name.
+    pub model: String,
+    pub input_usd_per_mtok: Spanned<f64>,
+    pub output_usd_per_mtok: Spanned<f64>,
+    #[serde(default)]
+    pub cache_read_usd_per_mtok: Option<Spanned<f64>>,
+    #[serde(default)]
+    pub cache_write_usd_per_mtok: Option<Spanned<f64>>,
 }
 
 fn weight() -> u32 {
     1
 }
-
-/// The dialect and authentication a provider speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// OpenAI's chat completions with a bearer credential.
-    Openai,
-    /// The simulator, which speaks the same; said at every start.
-    Simulated,
-}
-
 fn connect_timeout_ms() -> u64 {
-    3_000
+    CONNECT_TIMEOUT_MS
 }
 fn first_token_timeout_ms() -> u64 {
-    60_000
+    FIRST_TOKEN_TIMEOUT_MS
 }
 fn idle_timeout_ms() -> u64 {
-    60_000
+    IDLE_TIMEOUT_MS
 }
 fn total_timeout_ms() -> u64 {
-    600_000
-}
-
-/// How long each part of a call may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Deadlines {
-    pub connect: Duration,
-    /// Until the first content of a stream.
-    pub first_token: Duration,
-    /// Between two events of a stream.
-    pub idle: Duration,
-    pub total: Duration,
-}
-
-impl Deadlines {
-    /// The provider's, but where the endpoint has its own.
-    pub(crate) fn of(provider: &Provider, endpoint: &Endpoint) -> Self {
-        let own = |ms: Option<u64>, else_: Duration| ms.map_or(else_, Duration::from_millis);
-        let general = provider.deadlines;
-        Self {
-            connect: general.connect,
-            first_token: own(endpoint.first_token_timeout_ms, general.first_token),
-            idle: own(endpoint.idle_timeout_ms, general.idle),
-            total: own(endpoint.total_timeout_ms, general.total),
-        }
-    }
-
-    /// The same, or less where the request asks for less.
-    pub(crate) fn tightened(self, options: &SluiceOptions) -> Self {
-        let least = |ms: Option<u64>, known: Duration| ms.map_or(known, |ms| known.min(Duration::from_millis(ms)));
-        Self {
-            first_token: least(options.first_token_timeout_ms, self.first_token),
-            total: least(options.timeout_ms, self.total),
-            ..self
-        }
-    }
-}
-
-/// A provider ready to be called; its credentials go to its own origin and nowhere else.
-#[derive(Debug, Clone)]
-pub struct Provider {
-    pub name: String,
-    pub kind: Kind,
-    pub(crate) chat_url: Url,
-    /// At least one; one without a secret where none is sent.
-    pub(crate) credentials: Vec<Credential>,
-    pub(crate) deadlines: Deadlines,
+    TOTAL_TIMEOUT_MS
 }
 
 /// What is wrong with a provider's table.
@@ -134,110 +146,134 @@ pub struct ProviderError {
     pub problem: String,
 }
 
-/// A provider that needs no table: its credential in the environment is enough.
-#[derive(Debug, Clone, Copy)]
-pub struct KnownProvider {
-    pub name: &'static str,
-    pub base_url: &'static str,
-    pub api_key_env: &'static str,
+/// Collects what is wrong with one table.
+struct Complaints {
+    place: String,
+    errors: Vec<ProviderError>,
 }
 
-/// The providers of the built-in catalogue pages.
-pub fn known_providers() -> &'static [KnownProvider] {
-    &[KnownProvider { name: "openai", base_url: "https://api.openai.com/v1", api_key_env: "OPENAI_API_KEY" }]
+impl Complaints {
+    fn add(&mut self, span: std::ops::Range<usize>, field: &str, problem: impl Into<String>) {
+        let field = format!("{}.{field}", self.place);
+        self.errors.push(ProviderError { span, field, problem: problem.into() });
+    }
 }
 
-impl KnownProvider {
-    /// The provider with this credential.
-    pub fn with(&self, credential: Secret) -> Option<Provider> {
-        Provider::new(self.name, Kind::Openai, self.base_url, Some(credential))
+impl ProviderConfig {
+    /// Credentials with prices of their own.
+    pub(crate) fn negotiated(&self) -> Vec<Negotiated> {
+        let with_prices = self.credentials.iter().filter(|own| own.discount.is_some() || !own.prices.is_empty());
+        let negotiated = with_prices.map(|own| Negotiated {
+            credential: own.api_key_env.get_ref().clone(),
+            discount: own.discount.as_ref().map_or(0.0, |discount| *discount.get_ref()),
+            prices: own.prices.iter().map(|price| (price.model.clone(), price.rates())).collect(),
+        });
+        negotiated.collect()
+    }
+
+    fn check(&self, span: &std::ops::Range<usize>, complaints: &mut Complaints) {
+        let deadlines = [
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("first_token_timeout_ms", self.first_token_timeout_ms),
+            ("idle_timeout_ms", self.idle_timeout_ms),
+            ("total_timeout_ms", self.total_timeout_ms),
+        ];
+        for (field, _) in deadlines.iter().filter(|(_, milliseconds)| *milliseconds == 0) {
+            complaints.add(span.clone(), field, "0; a deadline needs at least 1 millisecond");
+        }
+        if let Some(fee) = self.fee.as_ref().filter(|fee| !(0.0..=1.0).contains(fee.get_ref())) {
+            complaints.add(fee.span(), "fee", format!("{}; use a share from 0 to 1", fee.get_ref()));
+        }
+        for own in &self.credentials {
+            if let Some(discount) = own.discount.as_ref().filter(|discount| !(0.0..=1.0).contains(discount.get_ref())) {
+                let problem = format!("{}; use a share from 0 to 1", discount.get_ref());
+                complaints.add(discount.span(), "credentials.discount", problem);
+            }
+            for price in &own.prices {
+                for value in
+                    price.values().filter(|value| NanoUsd::from_usd(*value.get_ref()).is_none_or(|nano| nano.0 < 0))
+                {
+                    let problem = format!("{} is no price; write USD per million tokens, 0 or more", value.get_ref());
+                    complaints.add(value.span(), "credentials.prices", problem);
+                }
+            }
+        }
+    }
+}
+
+impl PriceConfig {
+    fn values(&self) -> impl Iterator<Item = &Spanned<f64>> {
+        let further = [self.cache_read_usd_per_mtok.as_ref(), self.cache_write_usd_per_mtok.as_ref()];
+        [&self.input_usd_per_mtok, &self.output_usd_per_mtok].into_iter().chain(further.into_iter().flatten())
+    }
+
+    fn rates(&self) -> Rates {
+        let nano = |value: &Spanned<f64>| NanoUsd::from_usd(*value.get_ref()).map_or(0, |nano| nano.0.max(0) as u64);
+        let basic = Rates::of(nano(&self.input_usd_per_mtok), nano(&self.output_usd_per_mtok));
+        Rates {
+            cache_read: self.cache_read_usd_per_mtok.as_ref().map_or(basic.cache_read, nano),
+            cache_write: self.cache_write_usd_per_mtok.as_ref().map_or(basic.cache_write, nano),
+            ..basic
+        }
     }
 }
 
 impl Provider {
-    /// A provider with the default deadlines and no limits; `None` when `base_url` is not an http or https URL.
-    pub fn new(name: &str, kind: Kind, base_url: &str, secret: Option<Secret>) -> Option<Self> {
-        let chat_url = chat_url(base_url)?;
-        let deadlines = Deadlines {
-            connect: Duration::from_millis(connect_timeout_ms()),
-            first_token: Duration::from_millis(first_token_timeout_ms()),
-            idle: Duration::from_millis(idle_timeout_ms()),
-            total: Duration::from_millis(total_timeout_ms()),
-        };
-        let credentials = vec![Credential::new("", secret, &chat_url, 1, Limits::default())];
-        Some(Self { name: name.to_owned(), kind, chat_url, credentials, deadlines })
-    }
-
-    /// Reads a table; `environment` looks a variable up.
+    /// Reads a table; `known` is what the list has under its name, `environment` looks a variable up.
     ///
     /// # Errors
     /// Every mistake: an unusable URL, a deadline or limit of zero, a variable that is not set.
     pub fn from_config(
         name: &str,
         config: &ProviderConfig,
-        environment: impl Fn(&str) -> Option<String>,
+        known: Option<&ProviderRow>,
+        environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<ProviderError>> {
-        let place = format!("providers.{name}");
-        let url = config.base_url.get_ref();
-        let mut errors = Vec::new();
-        let mut complain = |span: std::ops::Range<usize>, field: &str, problem: String| {
-            errors.push(ProviderError { span, field: format!("{place}.{field}"), problem });
+        let mut complaints = Complaints { place: format!("providers.{name}"), errors: Vec::new() };
+        let variable = config.api_key_env.as_ref().map(Spanned::span);
+        let span = config.base_url.as_ref().map(Spanned::span).or(variable).unwrap_or(0..0);
+        config.check(&span, &mut complaints);
+        let kind = config.kind.or(known.map(|row| row.kind));
+        if kind.is_none() {
+            complaints.add(span.clone(), "kind", "missing; say what the provider speaks, as \"openai\"");
+        }
+        let url = match (&config.base_url, known) {
+            (Some(url), _) => Some(url.get_ref().clone()),
+            (None, Some(row)) => filled(&row.base_url, environment)
+                .map_err(|problem| complaints.add(span.clone(), "base_url", format!("{problem}: {}", row.base_url)))
+                .ok(),
+            (None, None) => {
+                complaints.add(span.clone(), "base_url", "missing; only known providers have one without saying it");
+                None
+            }
         };
-        let provider = Self::new(name, config.kind, url, None);
-        if provider.is_none() {
-            complain(config.base_url.span(), "base_url", format!("`{url}` is not an http:// or https:// URL"));
+        let provider = url.as_ref().zip(kind).and_then(|(url, kind)| Self::new(name, kind, url, None));
+        if let (None, Some(url), Some(_)) = (&provider, &url, kind) {
+            complaints.add(span.clone(), "base_url", format!("`{url}` is not an http:// or https:// URL"));
         }
-        let deadlines = [
-            ("connect_timeout_ms", config.connect_timeout_ms),
-            ("first_token_timeout_ms", config.first_token_timeout_ms),
-            ("idle_timeout_ms", config.idle_timeout_ms),
-            ("total_timeout_ms", config.total_timeout_ms),
-        ];
-        for (field, _) in deadlines.iter().filter(|(_, milliseconds)| *milliseconds == 0) {
-            complain(config.base_url.span(), field, "0; a deadline needs at least 1 millisecond".to_owned());
-        }
-        let wanted = wanted_credentials(config);
-        let mut secrets = Vec::new();
-        for wanted in &wanted {
-            for (limit, value) in [
-                ("concurrent_max", &wanted.concurrent_max),
-                ("requests_per_minute_max", &wanted.requests_per_minute_max),
-            ] {
-                if let Some(value) = value.as_ref().filter(|value| *value.get_ref() == 0) {
-                    complain(value.span(), limit, "0; allow at least 1, or leave the limit out".to_owned());
-                }
-            }
-            let Some(variable) = &wanted.variable else {
-                secrets.push(None);
-                continue;
-            };
-            let secret = environment(variable.get_ref()).and_then(|text| Secret::new(&text));
-            if secret.is_none() {
-                let problem = format!(
-                    "the environment has no usable `{}`; export the credential before starting",
-                    variable.get_ref()
-                );
-                complain(variable.span(), "api_key_env", problem);
-            }
-            secrets.push(secret);
-        }
-        let (Some(provider), true) = (provider, errors.is_empty()) else { return Err(errors) };
-        let made = wanted.iter().zip(secrets).map(|(wanted, secret)| {
+        let wanted = wanted_credentials(config, known, environment);
+        let proofs = provider.as_ref().map(|provider| proofs(provider, config, &wanted, environment, &mut complaints));
+        let (Some(provider), Some(proofs), true) = (provider, proofs, complaints.errors.is_empty()) else {
+            return Err(complaints.errors);
+        };
+        let made = wanted.iter().zip(proofs).map(|(wanted, proof)| {
             let limit = |value: &Option<Spanned<u32>>| value.as_ref().map(|value| *value.get_ref());
             let limits = Limits {
                 concurrent_max: limit(&wanted.concurrent_max),
                 requests_per_minute_max: limit(&wanted.requests_per_minute_max),
             };
             let label = wanted.variable.as_ref().map_or("", |variable| variable.get_ref());
-            Credential::new(label, secret, &provider.chat_url, wanted.weight, limits)
+            Credential::new(label, proof, &provider.base, wanted.weight, limits)
         });
+        let credentials = made.collect();
         let deadlines = Deadlines {
             connect: Duration::from_millis(config.connect_timeout_ms),
             first_token: Duration::from_millis(config.first_token_timeout_ms),
             idle: Duration::from_millis(config.idle_timeout_ms),
             total: Duration::from_millis(config.total_timeout_ms),
         };
-        Ok(Self { credentials: made.collect(), deadlines, ..provider })
+        let provider = known.map_or(provider.clone(), |row| provider.described_by(row)).configured_by(config);
+        Ok(Self { credentials, deadlines, ..provider })
     }
 }
 
@@ -249,7 +285,11 @@ struct Wanted {
     requests_per_minute_max: Option<Spanned<u32>>,
 }
 
-fn wanted_credentials(config: &ProviderConfig) -> Vec<Wanted> {
+fn wanted_credentials(
+    config: &ProviderConfig,
+    known: Option<&ProviderRow>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Vec<Wanted> {
     let own = |variable: Option<Spanned<String>>| Wanted {
         variable,
         weight: weight(),
@@ -257,7 +297,12 @@ fn wanted_credentials(config: &ProviderConfig) -> Vec<Wanted> {
         requests_per_minute_max: config.requests_per_minute_max.clone(),
     };
     if config.credentials.is_empty() {
-        return vec![own(config.api_key_env.clone())];
+        let usual = || {
+            let row = known.filter(|_| config.base_url.is_none())?; // at another address its usual credential has no business
+            let set = row.env.iter().find(|name| environment(name).is_some_and(|value| !value.trim().is_empty()));
+            set.or(row.env.first()).map(|name| Spanned::new(0..0, name.clone()))
+        };
+        return vec![own(config.api_key_env.clone().or_else(usual))];
     }
     let listed = config.credentials.iter().map(|listed| Wanted {
         variable: Some(listed.api_key_env.clone()),
@@ -271,7 +316,32 @@ fn wanted_credentials(config: &ProviderConfig) -> Vec<Wanted> {
     config.api_key_env.clone().map(|variable| own(Some(variable))).into_iter().chain(listed).collect()
 }
 
-fn chat_url(base_url: &str) -> Option<Url> {
-    let url = Url::parse(&format!("{}/chat/completions", base_url.trim_end_matches('/'))).ok()?;
-    (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
+fn proofs(
+    provider: &Provider,
+    config: &ProviderConfig,
+    wanted: &[Wanted],
+    environment: &dyn Fn(&str) -> Option<String>,
+    complaints: &mut Complaints,
+) -> Vec<Proof> {
+    let mut proofs = Vec::new();
+    for wanted in wanted {
+        let limits =
+            [("concurrent_max", &wanted.concurrent_max), ("requests_per_minute_max", &wanted.requests_per_minute_max)];
+        for (limit, value) in limits {
+            if let Some(value) = value.as_ref().filter(|value| *value.get_ref() == 0) {
+                complaints.add(value.span(), limit, "0; allow at least 1, or leave the limit out");
+            }
+        }
+        let Some(variable) = &wanted.variable else {
+            proofs.push(Proof::None);
+            continue;
+        };
+        let login =
+            Login { variable: variable.get_ref(), kind: provider.kind, base: &provider.base, config: Some(config) };
+        match login.proof(environment) {
+            Ok(proof) => proofs.push(proof),
+            Err(problem) => complaints.add(variable.span(), "api_key_env", problem),
+        }
+    }
+    proofs
 }

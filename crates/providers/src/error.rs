@@ -17,7 +17,7 @@ pub struct Failure {
     pub message: String,
     pub retry_after: Option<Duration>,
     /// What the provider said that the failed answer used.
-    pub usage: Option<Usage>,
+    pub usage: Option<Box<Usage>>,
 }
 
 impl Failure {
@@ -30,7 +30,7 @@ impl Failure {
     /// what is in one request, so only a 401 settles it.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self.kind {
-            Kind::Refused | Kind::RateLimited | Kind::Failing | Kind::Deadline => None,
+            Kind::Refused | Kind::RateLimited | Kind::Failing | Kind::Deadline | Kind::Inexpressible => None,
             Kind::Credential if self.status == Some(401) => Some(Outcome::Hopeless),
             _ => Some(Outcome::Bad),
         }
@@ -68,6 +68,8 @@ pub enum Kind {
     TooLarge,
     /// Not called, because it has been failing.
     Failing,
+    /// Not called, because its dialect has no words for something in the request.
+    Inexpressible,
 }
 
 /// What to do about a failure.
@@ -86,9 +88,13 @@ impl Kind {
     pub(crate) fn action(self) -> Action {
         match self {
             Self::Refused => Action::Stop,
-            Self::Timeout | Self::Deadline | Self::Credential | Self::NoSuchModel | Self::TooLarge | Self::Failing => {
-                Action::TryNext
-            }
+            Self::Timeout
+            | Self::Deadline
+            | Self::Credential
+            | Self::NoSuchModel
+            | Self::TooLarge
+            | Self::Failing
+            | Self::Inexpressible => Action::TryNext,
             Self::Unreachable
             | Self::RateLimited
             | Self::Overloaded
@@ -121,6 +127,7 @@ impl Kind {
             Self::Cut => "cut",
             Self::TooLarge => "too_large",
             Self::Failing => "failing",
+            Self::Inexpressible => "inexpressible",
         }
     }
 

@@ -3,13 +3,17 @@
 use crate::attempt::{Attempts, Bills};
 use crate::breaker::Outcome;
 use crate::client::{Answer, Clients, Outgoing, call};
-use crate::config::{Deadlines, Provider};
+use crate::deadlines::Deadlines;
 use crate::error::{Action, Failure, Kind};
 use crate::gate::{Gate, Permit, Refusal, Ticket};
+use crate::provider::Provider;
 use crate::settings::ExecutionConfig;
 use crate::slot::Choice;
-use catalog::{Endpoint, NanoUsd};
-use protocol::dialect::openai_chat::{self, Target};
+use crate::statistics::{Live, Seen, Statistics};
+use crate::stream::{UnderCall, Witness};
+use bytes::Bytes;
+use catalog::{Endpoint, Kind as ProviderKind, NanoUsd, Record};
+use protocol::dialect::{Dialect, Inexpressible, Target, for_vertex};
 use protocol::{ChatRequest, Usage};
 use rand::Rng;
 use std::collections::{BTreeMap, HashSet};
@@ -37,6 +41,8 @@ pub struct Call {
     pub max_tokens: Option<u64>,
     /// For estimating what a call that brings nothing may cost.
     pub expected_output_tokens: u64,
+    /// The model it stands in for: called only once all others have said that they do not have theirs.
+    pub in_place_of: Option<String>,
 }
 
 /// The candidate that answered.
@@ -50,6 +56,7 @@ pub struct Success {
 pub struct Upstreams {
     gate: Arc<Gate>,
     clients: Clients,
+    statistics: Arc<Statistics>,
 }
 
 /// The providers of a configuration, by name.
@@ -92,6 +99,8 @@ struct Tried {
     /// Where a second try cannot help.
     for_good: HashSet<usize>,
     last: Option<Failure>,
+    /// Somebody failed in another way than by not having the model.
+    otherwise: bool,
 }
 
 impl Tried {
@@ -100,6 +109,7 @@ impl Tried {
         if failure.kind.action() != Action::TryNextOrAgain {
             self.for_good.insert(choice);
         }
+        self.otherwise |= failure.kind != Kind::NoSuchModel;
         self.last = Some(failure);
     }
 }
@@ -113,7 +123,13 @@ impl Upstreams {
         let mut choices = Vec::new();
         for call in calls {
             let Some(provider) = providers.get(&call.endpoint.provider) else { continue };
+            let own = call.endpoint.credential.as_deref();
+            let negotiated = |label: &str| provider.reach().negotiated.iter().any(|known| known.credential == label);
             for (at, credential) in provider.credentials.iter().enumerate() {
+                // A credential with prices of its own serves the endpoints that state them, and no others.
+                if own.map_or(negotiated(&credential.label), |own| own != credential.label) {
+                    continue;
+                }
                 choices.push(Choice {
                     rank: call.rank,
                     slot: format!("{}#{}", call.endpoint.id, credential.label),
@@ -139,6 +155,21 @@ impl Upstreams {
         }
     }
 
+    /// The recent past of an endpoint.
+    pub fn record(&self, endpoint: &Endpoint, providers: &Providers) -> Record {
+        let provider = providers.get(&endpoint.provider);
+        let labels =
+            provider.into_iter().flat_map(|provider| &provider.credentials).map(|credential| &credential.label);
+        let slots = labels.map(|label| format!("{}#{label}", endpoint.id));
+        let failing = self.gate.are_failing(slots);
+        Record { failing, ..self.statistics.record(&endpoint.id, Instant::now()) }
+    }
+
+    /// What is shown of an endpoint.
+    pub fn live(&self, endpoint: &Endpoint) -> Live {
+        self.statistics.live(&endpoint.id, Instant::now())
+    }
+
     /// Requests that wait for an endpoint at its limit.
     pub fn waiting(&self) -> usize {
         self.gate.waiting()
@@ -156,8 +187,9 @@ impl Execution<'_> {
     /// # Errors
     /// When nobody may be called.
     pub async fn admit(&mut self) -> Result<Duration, Refusal> {
-        let none = HashSet::new();
-        let (permit, waited) = self.upstreams.gate.acquire(&self.choices, &none, &self.ticket, self.settings).await?;
+        let stand_ins = self.stand_ins();
+        let acquired = self.upstreams.gate.acquire(&self.choices, &stand_ins, &self.ticket, self.settings);
+        let (permit, waited) = acquired.await?;
         self.permit = Some(permit);
         Ok(waited)
     }
@@ -167,7 +199,8 @@ impl Execution<'_> {
     /// # Errors
     /// With the last failure when nobody is left to try, or at once when the request itself is refused.
     pub async fn first_success(mut self) -> Result<Success, Failure> {
-        let mut tried = Tried::default();
+        let stand_ins = self.stand_ins();
+        let mut tried = Tried { all: stand_ins.clone(), for_good: stand_ins.clone(), ..Tried::default() };
         let mut round = 0;
         let mut permit = self.permit.take();
         loop {
@@ -183,6 +216,12 @@ impl Execution<'_> {
                 return Err(last);
             }
             let gate = &self.upstreams.gate;
+            if !tried.otherwise && tried.all.len() == self.choices.len() {
+                // The model is gone everywhere: whoever stands in for it may answer now.
+                tried.all.retain(|choice| !stand_ins.contains(choice));
+                tried.for_good.retain(|choice| !stand_ins.contains(choice));
+                tried.otherwise = true;
+            }
             // Somebody untried who is free, or who is only at a limit: waiting there costs no second try.
             let untried = gate.acquire(&self.choices, &tried.all, &self.ticket, self.settings).await;
             if let Ok((next, _)) = untried {
@@ -192,6 +231,15 @@ impl Execution<'_> {
             permit = Some(self.again(&mut tried, round).await.ok_or(last)?);
             round += 1;
         }
+    }
+
+    /// The choices of models that stand in for others.
+    fn stand_ins(&self) -> HashSet<usize> {
+        let all = self.options.iter().enumerate();
+        let stand_ins: HashSet<usize> =
+            all.filter(|(_, option)| option.call.in_place_of.is_some()).map(|(at, _)| at).collect();
+        // Where nothing else is left, they answer at once.
+        if stand_ins.len() == self.options.len() { HashSet::new() } else { stand_ins }
     }
 
     /// Waits for a second try at what failed, within budget and deadline.
@@ -271,21 +319,16 @@ impl Execution<'_> {
     async fn send(&self, permit: Permit, hedge: bool) -> Result<Success, Failure> {
         let Candidate { call: wanted, provider, credential } = &self.options[permit.choice];
         let (endpoint, credential) = (&wanted.endpoint, &provider.credentials[*credential]);
-        let target = Target {
-            model: &endpoint.name,
-            max_tokens: wanted.max_tokens,
-            max_tokens_field: &endpoint.max_tokens_field,
-            omit: &endpoint.rejects,
-        };
         let under_way =
             self.attempts.begin(Arc::clone(endpoint), &credential.label, bills(self.request, wanted), hedge);
         let deadlines = Deadlines::of(provider, endpoint);
         let tightened = deadlines.tightened(&self.request.sluice);
         let connect = deadlines.connect;
-        let outcome = match (openai_chat::encode_request(self.request, target), self.upstreams.clients.get(connect)) {
+        let outcome = match (encoded(self.request, wanted, provider), self.upstreams.clients.get(connect)) {
             (Ok(body), Ok(client)) => {
                 let outgoing = Outgoing {
                     provider,
+                    endpoint,
                     credential,
                     deadlines,
                     tightened,
@@ -296,7 +339,7 @@ impl Execution<'_> {
                 };
                 call(&client, outgoing).await
             }
-            (Err(error), _) => Err(Failure::new(&provider.name, Kind::Refused, format!("stream_options: {error}"))),
+            (Err(error), _) => Err(Failure::new(&provider.name, Kind::Inexpressible, error.to_string())),
             (_, Err(_)) => Err(Failure::new(&provider.name, Kind::Unreachable, "no TLS can be set up")),
         };
         match outcome {
@@ -304,11 +347,18 @@ impl Execution<'_> {
                 under_way.answered();
                 permit.record(if self.request.stream { Outcome::Began } else { Outcome::Good });
                 permit.took(self.request.stream, under_way.elapsed());
+                let statistics = Arc::clone(&self.upstreams.statistics);
+                let witness = Witness { statistics, endpoint: endpoint.id.clone() };
                 let answer = match answer {
                     Answer::Stream(stream) => {
-                        Answer::Stream(Box::new(stream.of_call(permit, under_way, credential.clone())))
+                        witness.saw(Seen::FirstToken(under_way.elapsed()));
+                        let call = UnderCall { permit, under_way, credential: credential.clone(), witness };
+                        Answer::Stream(Box::new(stream.of_call(call)))
                     }
-                    whole => whole,
+                    Answer::Whole(reply) => {
+                        witness.answered(&reply, under_way.elapsed());
+                        Answer::Whole(reply)
+                    }
                 };
                 Ok(Success { answer, call: wanted.clone() })
             }
@@ -321,6 +371,7 @@ impl Execution<'_> {
                 tracing::info!(endpoint = %endpoint.id, kind = failure.kind.as_str(), "a call failed");
                 if let Some(outcome) = failure.outcome() {
                     permit.record(outcome);
+                    self.upstreams.statistics.note(&endpoint.id, Seen::Bad, Instant::now());
                 }
                 Err(failure)
             }
@@ -332,6 +383,22 @@ fn noted(outcome: Result<Success, Failure>, choice: usize, tried: &mut Tried) ->
     outcome.map_err(|failure| tried.add(choice, failure)).ok()
 }
 
+/// The request in the words of a call's endpoint.
+fn encoded(request: &ChatRequest, call: &Call, provider: &Provider) -> Result<Vec<Bytes>, Inexpressible> {
+    let endpoint = &call.endpoint;
+    let target = Target {
+        model: &endpoint.name,
+        max_tokens: call.max_tokens,
+        output_tokens_max: endpoint.output_tokens_max,
+        quirks: &endpoint.quirks,
+    };
+    let body = endpoint.dialect.encode_request(request, target)?;
+    match (provider.kind, endpoint.dialect) {
+        (ProviderKind::Vertex, Dialect::Anthropic) => Ok(for_vertex(&body)),
+        _ => Ok(body),
+    }
+}
+
 fn bills(request: &ChatRequest, call: &Call) -> Bills {
     let expected = Usage { output_tokens: call.expected_output_tokens, ..Usage::estimate(request.prompt_bytes(), 0) };
     let begun = Usage::estimate(request.prompt_bytes(), 0);
@@ -341,5 +408,5 @@ fn bills(request: &ChatRequest, call: &Call) -> Bills {
 
 fn expected_cost(request: &ChatRequest, call: &Call) -> NanoUsd {
     let input = Usage::estimate(request.prompt_bytes(), 0).input_tokens;
-    call.endpoint.price.cost(input, 0, call.expected_output_tokens)
+    call.endpoint.price.expected(input, call.expected_output_tokens)
 }

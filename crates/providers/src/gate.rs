@@ -92,6 +92,15 @@ pub(crate) struct Permit {
     pub is_probe: bool,
 }
 
+impl Gate {
+    /// True where every one of these slots is failing.
+    pub(crate) fn are_failing(&self, slots: impl Iterator<Item = String>) -> bool {
+        let (state, now) = (self.state(), Instant::now());
+        let mut slots = slots.peekable();
+        slots.peek().is_some() && slots.all(|slot| state.slots.is_failing(&slot, now))
+    }
+}
+
 impl Permit {
     /// Notes how the call went.
     pub(crate) fn record(&self, outcome: Outcome) {

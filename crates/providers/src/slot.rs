@@ -147,6 +147,15 @@ impl Slots {
         if streamed { slot.first_token.p95() } else { slot.whole.p95() }
     }
 
+    /// True where a slot is left alone, or fails most of its calls of late.
+    pub(crate) fn is_failing(&self, slot: &str, now: Instant) -> bool {
+        self.slots.get(slot).is_some_and(|slot| match slot.breaker.pass(now) {
+            Pass::Closed(_) => true,
+            Pass::Free => slot.breaker.fails_mostly(now),
+            Pass::Probe => false, // one request is to find out, so it must come first again
+        })
+    }
+
     fn slot(&mut self, id: &str) -> &mut Slot {
         if self.slots.len() >= KNOWN_MAX && !self.slots.contains_key(id) {
             self.slots.clear(); // what is still in use is learnt again within a few calls

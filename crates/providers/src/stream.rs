@@ -6,10 +6,14 @@ use crate::breaker::Outcome;
 use crate::client::LIMITS;
 use crate::credential::Credential;
 use crate::error::{Failure, Kind};
+use crate::frames::{FrameError, Frames};
 use crate::gate::Permit;
-use protocol::dialect::openai_chat::{self, StreamItem};
-use protocol::{Chunk, ChunkChoice, Collector, SseDecoder, SseError, Usage};
+use crate::statistics::{Seen, Statistics};
+use protocol::dialect::{Dialect, StreamDecoder, StreamItem};
+use protocol::{Chunk, ChunkChoice, Collector, Reply, Usage};
+use serde::de::IgnoredAny;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -17,7 +21,8 @@ use tokio::time::Instant;
 pub struct ReplyStream {
     provider: String,
     body: Body,
-    decoder: SseDecoder,
+    frames: Frames,
+    decoder: StreamDecoder,
     ready: VecDeque<Result<StreamItem, Failure>>,
     collector: Collector,
     /// How many alternatives were asked for.
@@ -26,7 +31,51 @@ pub struct ReplyStream {
     empty_events: usize,
     ended: bool,
     /// Held as long as the upstream is at work.
-    call: Option<(Permit, UnderWay, Credential)>,
+    call: Option<UnderCall>,
+    /// When the first content had come.
+    begun: Instant,
+}
+
+/// What a stream holds while its upstream is at work.
+pub(crate) struct UnderCall {
+    pub permit: Permit,
+    pub under_way: UnderWay,
+    pub credential: Credential,
+    pub witness: Witness,
+}
+
+/// Who writes down how an endpoint has done.
+pub(crate) struct Witness {
+    pub statistics: Arc<Statistics>,
+    pub endpoint: String,
+}
+
+impl Witness {
+    pub(crate) fn saw(&self, seen: Seen) {
+        self.statistics.note(&self.endpoint, seen, std::time::Instant::now());
+    }
+
+    /// An answer has come to its end; `time` is how long its output took.
+    pub(crate) fn answered(&self, reply: &Reply, time: Duration) {
+        self.saw(Seen::Good);
+        let tokens = reply.usage.as_ref().and_then(Usage::from_openai).map(Usage::completion_tokens);
+        if let Some(tokens) = tokens.filter(|tokens| *tokens > 0) {
+            self.saw(Seen::Output { tokens, time });
+        }
+        let calls = reply.choices.iter().flat_map(|choice| &choice.message.tool_calls);
+        let arguments = calls.map(|call| call.pointer("/function/arguments").and_then(serde_json::Value::as_str));
+        let is_good = |text: Option<&str>| text.is_some_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+        let (good, bad): (Vec<bool>, Vec<bool>) = arguments.map(is_good).partition(|good| *good);
+        if good.len() + bad.len() > 0 {
+            self.saw(Seen::Calls { good: good.len() as u64, bad: bad.len() as u64 });
+        }
+    }
+}
+
+/// What a stream is read from.
+pub(crate) struct Source {
+    pub body: Body,
+    pub dialect: Dialect,
 }
 
 /// When a stream is too late.
@@ -45,11 +94,13 @@ const TOOL_CALLS_MAX: u64 = 1_024;
 
 impl ReplyStream {
     /// Reads until something a client would see has arrived; up to then another endpoint can still answer.
-    pub(crate) async fn open(provider: &str, body: Body, choices: u64, times: Times) -> Result<Self, Failure> {
+    pub(crate) async fn open(provider: &str, source: Source, choices: u64, times: Times) -> Result<Self, Failure> {
+        let Source { body, dialect } = source;
         let mut stream = Self {
             provider: provider.to_owned(),
             body,
-            decoder: SseDecoder::new(LIMITS.event_bytes_max),
+            frames: Frames::new(dialect, LIMITS.event_bytes_max),
+            decoder: StreamDecoder::new(dialect),
             ready: VecDeque::new(),
             collector: Collector::default(),
             choices,
@@ -57,6 +108,7 @@ impl ReplyStream {
             empty_events: 0,
             ended: false,
             call: None,
+            begun: Instant::now(),
         };
         let mut held = VecDeque::new();
         let mut usage = None;
@@ -78,7 +130,7 @@ impl ReplyStream {
                 }
                 StreamItem::Done => {
                     let failure = stream.fail(Kind::Empty, "the stream ended without content");
-                    return Err(Failure { usage, ..failure });
+                    return Err(Failure { usage: usage.map(Box::new), ..failure });
                 }
                 StreamItem::Error(message) => return Err(stream.fail(Kind::Broken, message)),
             }
@@ -89,8 +141,9 @@ impl ReplyStream {
     }
 
     /// Keeps the right to call, and the record of the call, until the end.
-    pub(crate) fn of_call(mut self, permit: Permit, under_way: UnderWay, credential: Credential) -> Self {
-        self.call = Some((permit, under_way, credential));
+    pub(crate) fn of_call(mut self, call: UnderCall) -> Self {
+        self.call = Some(call);
+        self.begun = Instant::now();
         self
     }
 
@@ -123,17 +176,21 @@ impl ReplyStream {
             Some(Err(failure)) => Some(Err(failure)),
         };
         self.ended = true;
-        let Some((permit, under_way, credential)) = self.call.take() else { return outcome };
+        let Some(UnderCall { permit, under_way, credential, witness }) = self.call.take() else { return outcome };
         match outcome {
             Some(Err(failure)) => {
                 if let Some(outcome) = failure.outcome() {
                     permit.record(outcome);
+                    witness.saw(Seen::Bad);
                 }
                 under_way.broke(failure.kind);
                 Some(Err(credential.redacted(failure)))
             }
             other => {
                 permit.record(Outcome::Ended);
+                if let Some(reply) = self.collector.so_far() {
+                    witness.answered(reply, self.begun.elapsed());
+                }
                 other
             }
         }
@@ -156,19 +213,28 @@ impl ReplyStream {
                 Err(failure) => return Some(Err(failure)),
                 Ok(bytes) => bytes,
             };
-            match self.decoder.feed(&bytes) {
-                Ok(events) => {
-                    let decoded = events.iter().map(|data| {
-                        openai_chat::decode_event(data).map_err(|error| self.fail(Kind::Malformed, error.to_string()))
-                    });
-                    let decoded: Vec<_> = decoded.collect();
-                    self.ready.extend(decoded);
-                }
-                Err(error @ SseError::EventTooLarge { .. }) => {
-                    return Some(Err(self.fail(Kind::TooLarge, error.to_string())));
-                }
-                Err(error) => return Some(Err(self.fail(Kind::Malformed, error.to_string()))),
+            match self.frames.feed(&bytes) {
+                Ok(events) => events.iter().for_each(|data| self.decode(data)),
+                Err(FrameError::TooLarge(message)) => return Some(Err(self.fail(Kind::TooLarge, message))),
+                Err(FrameError::Malformed(message)) => return Some(Err(self.fail(Kind::Malformed, message))),
             }
+        }
+    }
+
+    fn decode(&mut self, data: &str) {
+        match self.decoder.decode(data) {
+            // An event that says nothing to a client still counts as one: a stream of them must not be endless.
+            Ok(items) if items.is_empty() => self.empty_events += 1,
+            Ok(items) => self.ready.extend(items.into_iter().map(Ok)),
+            Err(error) => {
+                let failure = self.fail(Kind::Malformed, error.to_string());
+                self.ready.push_back(Err(failure));
+            }
+        }
+        if self.empty_events > LIMITS.empty_events_max {
+            let message = format!("over {} events in a row say nothing", LIMITS.empty_events_max);
+            let failure = self.fail(Kind::TooLarge, message);
+            self.ready.push_back(Err(failure));
         }
     }
 
@@ -203,8 +269,8 @@ impl ReplyStream {
 impl Drop for ReplyStream {
     /// A reader who leaves says nothing bad about the endpoint.
     fn drop(&mut self) {
-        if let Some((permit, ..)) = &self.call {
-            permit.record(Outcome::Ended);
+        if let Some(call) = &self.call {
+            call.permit.record(Outcome::Ended);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The one decision: endpoints and the cache's offer in one ranking, each with its reason.
 
+use crate::endpoints::{Standing, Suffixes, lot, missed, unfit};
 use crate::features::Features;
 use crate::policy::{Evidence, Policy};
 use crate::predictor::{Predictor, prior_ability, probability};
-use catalog::{AbilityName, Endpoint, Model};
-use protocol::{ChatRequest, Content};
+use catalog::{Billing, Endpoint, Makes, Model, Record};
+use protocol::{ChatRequest, Content, Usage};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -20,12 +21,29 @@ pub struct Offer {
     pub reason: String,
 }
 
+/// A model that may serve, and what the name it was asked by adds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub model: Arc<Model>,
+    pub suffixes: Suffixes,
+    /// Answers where all endpoints of the model say that it is gone.
+    pub successor: Option<Arc<Model>>,
+}
+
+/// Where a conversation was answered before, and how much of its prompt the provider still remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sticky {
+    /// The endpoint's id.
+    pub endpoint: String,
+    pub warm_tokens: u64,
+}
+
 /// Everything a decision depends on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Question<'a> {
     pub request: &'a ChatRequest,
     /// The models that may serve, in the client's order of preference.
-    pub models: &'a [&'a Model],
+    pub models: &'a [Wanted],
     /// The policy that chooses among them; `None` where the client named them.
     pub policy: Option<&'a Policy>,
     /// Share of the baseline's quality to keep, where the caller tightened the policy's.
@@ -33,6 +51,11 @@ pub struct Question<'a> {
     pub baseline: Option<&'a Model>,
     pub offer: Option<&'a Offer>,
     pub predictor: Option<&'a Predictor>,
+    /// What was seen of endpoints lately.
+    pub records: &'a dyn Fn(&Endpoint) -> Record,
+    /// Draws lots among endpoints that are equally good but for their price.
+    pub seed: u64,
+    pub sticky: Option<&'a Sticky>,
 }
 
 /// One endpoint that can serve.
@@ -47,6 +70,9 @@ pub struct Candidate {
     pub reason: String,
     /// Neighbours of one rank are equally good: the healthier goes first.
     pub rank: usize,
+    /// The model that it stands in for, once that is gone everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_place_of: Option<String>,
 }
 
 /// One endpoint that cannot serve, and why.
@@ -101,94 +127,151 @@ pub fn decide(question: Question<'_>) -> Route {
         difficulty: difficulty.map(f64::from),
         input_tokens: estimate_tokens(request),
     };
-    for model in question.models {
-        let quality = difficulty.map(|difficulty| f64::from(probability(prior_ability(model), difficulty)));
-        let mut candidates = Vec::new();
-        for endpoint in &model.endpoints {
-            if let Some(reason) = unfit(request, endpoint, route.input_tokens) {
-                route.rejected.push(Rejected { endpoint: endpoint.id.clone(), reason });
-                continue;
+    let mut standing: Vec<(Standing, Candidate)> = Vec::new();
+    for wanted in question.models {
+        let quality = difficulty.map(|difficulty| f64::from(probability(prior_ability(&wanted.model), difficulty)));
+        let mut group = Vec::new();
+        for endpoint in &wanted.model.endpoints {
+            match unsuitable(question, wanted, endpoint, route.input_tokens) {
+                Some(reason) => route.rejected.push(Rejected { endpoint: endpoint.id.clone(), reason }),
+                None => {
+                    let mut candidate = candidate(question, endpoint, route.input_tokens, guess);
+                    candidate.quality = quality.filter(|_| question.policy.is_some());
+                    group.push((stand(question, wanted, endpoint, &mut candidate), candidate));
+                }
             }
-            let output = guess.min(request.max_tokens.unwrap_or(u64::MAX)).min(endpoint.output_tokens_max);
-            candidates.push(Candidate {
-                expected_cost_usd: endpoint.price.cost(route.input_tokens, 0, output).as_usd(),
-                endpoint: Arc::new(endpoint.clone()),
-                quality: quality.filter(|_| question.policy.is_some()),
-                expected_output_tokens: output,
-                reason: "named by the request".to_owned(),
-                rank: 0,
-            });
         }
-        order_endpoints(request, &mut candidates);
-        route.candidates.append(&mut candidates);
+        put_in_order(question, &mut group);
+        standing.append(&mut group);
     }
-    if let Some(policy) = question.policy {
-        rank_by_policy(&mut route, policy, question, difficulty);
+    if question.policy.is_none() && request.provider.sort.is_some_and(|sort| sort.across_models) {
+        put_in_order(question, &mut standing);
     }
-    number(request, &mut route.candidates);
+    number(request, &mut standing);
+    route.candidates = standing.into_iter().map(|(_, candidate)| candidate).collect();
+    match question.policy {
+        Some(policy) => rank_by_policy(&mut route, policy, question, difficulty),
+        None => {
+            let mut successors = successors(question, &route, guess);
+            route.candidates.append(&mut successors);
+        }
+    }
     route
 }
 
-/// Gives one rank to neighbours of one model at one cost, unless the client ordered the providers itself.
-fn number(request: &ChatRequest, candidates: &mut [Candidate]) {
-    for at in 1..candidates.len() {
-        let (before, this) = (&candidates[at - 1], &candidates[at]);
-        let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
-        let rank = before.rank + usize::from(!equal || !request.provider.order.is_empty());
-        candidates[at].rank = rank;
+fn unsuitable(question: Question<'_>, wanted: &Wanted, endpoint: &Endpoint, input_tokens: u64) -> Option<String> {
+    let by_auto = question.policy.is_some_and(|policy| policy.name == "auto");
+    if wanted.model.makes != Makes::Chat {
+        return Some("makes no text".to_owned());
+    }
+    if by_auto && endpoint.billing != Billing::PerToken {
+        return Some("is not paid by the token, so `auto` does not choose it".to_owned());
+    }
+    unfit(question.request, &wanted.model, endpoint, wanted.suffixes, input_tokens)
+}
+
+fn candidate(question: Question<'_>, endpoint: &Arc<Endpoint>, input_tokens: u64, guess: u64) -> Candidate {
+    let output = guess.min(question.request.max_tokens.unwrap_or(u64::MAX)).min(endpoint.output_tokens_max);
+    let warm = question.sticky.filter(|sticky| sticky.endpoint == endpoint.id).map_or(0, |sticky| sticky.warm_tokens);
+    let warm = warm.min(input_tokens);
+    let usage =
+        Usage { input_tokens: input_tokens - warm, cache_read_tokens: warm, output_tokens: output, ..Usage::default() };
+    Candidate {
+        expected_cost_usd: endpoint.price.cost(usage).as_usd(),
+        endpoint: Arc::clone(endpoint),
+        quality: None,
+        expected_output_tokens: output,
+        reason: "named by the request".to_owned(),
+        rank: 0,
+        in_place_of: None,
     }
 }
 
-/// Why an endpoint cannot serve a request, if it cannot.
-fn unfit(request: &ChatRequest, endpoint: &Endpoint, input_tokens: u64) -> Option<String> {
-    let preferences = &request.provider;
-    let named = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case(&endpoint.provider));
-    if !preferences.only.is_empty() && !named(&preferences.only) {
-        return Some(format!("provider.only does not name `{}`", endpoint.provider));
+/// The endpoints of the successors of named models: for the case that those are gone, and after everything else.
+fn successors(question: Question<'_>, route: &Route, guess: u64) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for wanted in question.models {
+        let Some(model) = &wanted.successor else { continue };
+        let successor = Wanted { model: Arc::clone(model), suffixes: wanted.suffixes, successor: None };
+        let mut group = Vec::new();
+        for endpoint in &model.endpoints {
+            if unsuitable(question, &successor, endpoint, route.input_tokens).is_none() {
+                let mut candidate = candidate(question, endpoint, route.input_tokens, guess);
+                let standing = stand(question, &successor, endpoint, &mut candidate);
+                candidate.reason = format!("only where `{}` is gone", wanted.model.id);
+                candidate.in_place_of = Some(wanted.model.id.clone());
+                group.push((standing, candidate));
+            }
+        }
+        put_in_order(question, &mut group);
+        found.extend(group.into_iter().map(|(_, candidate)| candidate));
     }
-    if named(&preferences.ignore) {
-        return Some(format!("provider.ignore names `{}`", endpoint.provider));
-    }
-    if preferences.allow_fallbacks == Some(false) && !preferences.order.is_empty() && !named(&preferences.order) {
-        return Some(format!("provider.order does not name `{}` and fallbacks are off", endpoint.provider));
-    }
-    let needs = [
-        (AbilityName::Tools, !request.tools.is_empty()),
-        (AbilityName::JsonSchema, wants_schema(request)),
-        (AbilityName::Images, has_images(request)),
-    ];
-    if let Some((missing, _)) = needs.iter().find(|(ability, needed)| *needed && !endpoint.abilities.contains(ability))
-    {
-        return Some(format!("does not support {}", missing.as_str()));
-    }
-    // The prompt's tokens are an upper estimate, so a quarter less still counts as fitting: the provider knows better.
-    if input_tokens * 3 / 4 > endpoint.context_tokens {
-        return Some(format!("about {input_tokens} input tokens exceed its context of {}", endpoint.context_tokens));
-    }
-    None
+    let last = route.candidates.last().map_or(0, |candidate| candidate.rank + 1);
+    found.iter_mut().enumerate().for_each(|(at, candidate)| candidate.rank = last + at);
+    found
 }
 
-fn wants_schema(request: &ChatRequest) -> bool {
-    let format = request.response_format.as_ref().and_then(|format| format["type"].as_str());
-    format == Some("json_schema")
-}
-
-fn has_images(request: &ChatRequest) -> bool {
-    request.messages.iter().any(|message| match &message.content {
-        Content::Parts(parts) => parts.iter().any(|part| part.kind == "image_url"),
-        _ => false,
-    })
-}
-
-/// The client's provider order first, then the cheaper one.
-fn order_endpoints(request: &ChatRequest, candidates: &mut [Candidate]) {
+/// Where a candidate stands among the endpoints of its model, and why.
+fn stand(question: Question<'_>, wanted: &Wanted, endpoint: &Endpoint, candidate: &mut Candidate) -> Standing {
+    let request = question.request;
+    let record = (question.records)(endpoint);
+    let price = candidate.expected_cost_usd;
     let order = &request.provider.order;
-    let place = |candidate: &Candidate| {
-        let provider = &candidate.endpoint.provider;
-        order.iter().position(|name| name.eq_ignore_ascii_case(provider)).unwrap_or(order.len())
-    };
-    candidates
-        .sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.expected_cost_usd.total_cmp(&b.expected_cost_usd)));
+    if !order.is_empty() {
+        let place = order.iter().position(|name| endpoint.is_called(name)).unwrap_or(order.len());
+        candidate.reason = "by provider.order".to_owned();
+        return Standing { missed: 0, failing: false, aggregator: false, key: place as f64 };
+    }
+    let sort = request.provider.sort.map(|sort| sort.by).or(wanted.suffixes.sort_by());
+    if let Some(by) = sort {
+        candidate.reason = format!("sorted by {by:?}").to_lowercase();
+        return Standing::sorted(endpoint, &record, by, price);
+    }
+    let missed = missed(request, &record);
+    if record.failing {
+        candidate.reason = "it has been failing: last".to_owned();
+    }
+    let lot = lot(question.seed, endpoint, price);
+    Standing { missed, failing: record.failing, aggregator: endpoint.aggregator, key: lot }
+}
+
+/// Orders the endpoints of one model; the one that remembers the conversation goes first where that is cheaper than
+/// beginning again elsewhere.
+fn put_in_order(question: Question<'_>, group: &mut Vec<(Standing, Candidate)>) {
+    group.sort_by(|(a, one), (b, other)| {
+        let by_cost = || one.expected_cost_usd.total_cmp(&other.expected_cost_usd);
+        a.compare(b).then_with(by_cost).then_with(|| one.endpoint.id.cmp(&other.endpoint.id))
+    });
+    let preferences = &question.request.provider;
+    if let Some(sticky) = question.sticky.filter(|_| preferences.order.is_empty() && preferences.sort.is_none())
+        && let Some(at) = group.iter().position(|(_, candidate)| candidate.endpoint.id == sticky.endpoint)
+    {
+        let cheapest = group.iter().map(|(_, candidate)| candidate.expected_cost_usd).fold(f64::INFINITY, f64::min);
+        let (standing, warm) = &group[at];
+        if !standing.failing && warm.expected_cost_usd <= cheapest {
+            let (mut standing, mut warm) = group.remove(at);
+            warm.reason = format!("its prompt cache holds about {} tokens of this conversation", sticky.warm_tokens);
+            standing.key = f64::NEG_INFINITY;
+            group.insert(0, (standing, warm));
+        }
+    }
+    if preferences.allow_fallbacks == Some(false) && preferences.order.is_empty() {
+        group.truncate(1);
+    }
+}
+
+/// Gives one rank to neighbours of one model at one price that are equally good, so that the healthier of them is
+/// called more often.
+fn number(request: &ChatRequest, candidates: &mut [(Standing, Candidate)]) {
+    let ordered = !request.provider.order.is_empty() || request.provider.sort.is_some();
+    for at in 1..candidates.len() {
+        let ((before, first), (this, second)) = (&candidates[at - 1], &candidates[at]);
+        let equal = first.endpoint.model == second.endpoint.model
+            && first.endpoint.price == second.endpoint.price
+            && (before.failing, before.missed, before.aggregator) == (this.failing, this.missed, this.aggregator)
+            && before.key > f64::NEG_INFINITY;
+        candidates[at].1.rank = first.rank + usize::from(!equal || ordered);
+    }
 }
 
 /// The cheapest that keeps enough of the baseline's quality, then dearer ones that do, then the rest, best first.
@@ -209,11 +292,19 @@ fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, di
     let keeps = |candidate: &Candidate| {
         candidate.endpoint.model == policy.baseline || candidate.quality.is_some_and(|quality| quality >= wanted)
     };
+    // What fails goes last whatever it promises.
+    let failing = |candidate: &Candidate| (question.records)(&candidate.endpoint).failing;
     route.candidates.sort_by(|a, b| {
         let by_quality = || b.quality.unwrap_or(0.0).total_cmp(&a.quality.unwrap_or(0.0));
         let by_cost = || a.expected_cost_usd.total_cmp(&b.expected_cost_usd);
-        keeps(b).cmp(&keeps(a)).then_with(|| if keeps(a) { by_cost() } else { by_quality() })
+        let by_class = || keeps(b).cmp(&keeps(a)).then_with(|| failing(a).cmp(&failing(b)));
+        by_class().then_with(|| if keeps(a) { by_cost() } else { by_quality() })
     });
+    for at in 1..route.candidates.len() {
+        let (before, this) = (&route.candidates[at - 1], &route.candidates[at]);
+        let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
+        route.candidates[at].rank = before.rank + usize::from(!equal);
+    }
     for candidate in &mut route.candidates {
         let quality = candidate.quality.unwrap_or(0.0);
         candidate.reason = if candidate.endpoint.model == policy.baseline {

@@ -2,11 +2,13 @@
 //! randomness.
 
 mod decide;
+mod endpoints;
 mod features;
 mod policy;
 mod predictor;
 
-pub use decide::{Candidate, Offer, Question, Rejected, Route, decide, estimate_tokens};
+pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Wanted, decide, estimate_tokens};
+pub use endpoints::{Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
 pub use predictor::{Artefact, Predictor, PredictorError, prior_ability, probability};

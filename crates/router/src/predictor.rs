@@ -2,7 +2,7 @@
 //! predicted from the prompt), and how long its answer will be.
 
 use crate::features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
-use catalog::Model;
+use catalog::{Billing, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -131,7 +131,8 @@ pub fn prior_ability(model: &Model) -> f32 {
     if let Some(ability) = model.ability {
         return ability as f32;
     }
-    let price = model.endpoints.iter().map(|endpoint| endpoint.price.output_nano_per_mtok).min().unwrap_or(0).max(1);
+    let paid = model.endpoints.iter().filter(|endpoint| endpoint.billing == Billing::PerToken);
+    let price = paid.map(|endpoint| endpoint.price.base.output).min().unwrap_or(0).max(1);
     let year = model.released.as_deref().and_then(year_of).unwrap_or(LAST_YEAR).min(LAST_YEAR);
     AT_ONE_USD_IN_2024 + PER_TENFOLD_PRICE * (price as f32 / NANO_PER_USD).log10() + PER_YEAR * (year - 2024.0)
 }

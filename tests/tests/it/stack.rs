@@ -51,7 +51,7 @@ impl Answered {
 pub(crate) fn endpoints(model: &str, upstream_names: &[&str]) -> String {
     let mut text = format!("[[models]]\nid = \"{model}\"\n");
     for (at, name) in upstream_names.iter().enumerate() {
-        let price = 1.0 + at as f64; // the order of names is the order of prices
+        let price = [1.0, 2.0, 2_000.0][at]; // the order of names is the order of prices
         text.push_str(&format!(
             "[[models.endpoints]]\nprovider = \"p{at}\"\nname = \"{name}\"\ninput_usd_per_mtok = {price:.1}\n\
              output_usd_per_mtok = {price:.1}\ncontext_tokens = 100000\noutput_tokens_max = 1000\n\
@@ -130,8 +130,9 @@ impl Stack {
             // A test that configures a provider itself says all of it.
             if !more.contains(&name) {
                 text.push_str(&format!(
-                    "{name}\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = 1500\n\
-                     first_token_timeout_ms = 700\nidle_timeout_ms = 700\n"
+                    "{name}\naggregator = {}\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = 1500\n\
+                     first_token_timeout_ms = 700\nidle_timeout_ms = 700\n",
+                    at > 0, // so that the first is called first
                 ));
             }
         }

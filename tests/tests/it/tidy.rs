@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Which of our crates each crate may use.
 const EDGES: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
-    ("catalog", &[]),
+    ("catalog", &["protocol"]),
     ("database", &[]),
     ("embedding", &[]),
     ("providers", &["protocol", "catalog"]),
@@ -36,11 +36,13 @@ const EDGES: [(&str, &[&str]); 12] = [
 ];
 
 /// Which crates may name a heavy dependency.
-const OWNERS: [(&str, &[&str]); 9] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("sqlx", &["database"]),
     ("fastembed", &["embedding"]),
     ("ort", &["embedding"]),
     ("reqwest", &["providers"]),
+    ("aws-sigv4", &["providers"]),
+    ("ring", &["providers"]),
     ("moka", &["cache"]),
     ("linfa", &["trainer"]),
     ("axum", &["gateway", "simulator"]),

@@ -360,6 +360,9 @@ fn describe(headers: &mut HeaderMap, asked: &Asked, head: &Head) {
         insert(headers, "x-sluice-policy", &head.policy);
     }
     insert(headers, "x-sluice-attempts", &head.attempts.len().to_string());
+    if let Some(notice) = &head.notice {
+        insert(headers, "x-sluice-model-notice", notice);
+    }
     if let Some(max_tokens) = head.max_tokens {
         insert(headers, "x-sluice-max-tokens", &max_tokens.to_string());
     }

@@ -48,7 +48,7 @@ fn row(generation: &Generation) -> Value {
         "total_cost": usd(g.charged_nano), "usage": usd(g.charged_nano), "upstream_inference_cost": usd(g.upstream_nano),
         "is_byok": false, "api_type": "completions", "data_region": "global", "origin": "",
         "workspace_id": g.tenant_id, "external_user": named(&g.end_user),
-        "tokens_prompt": g.input_tokens + g.cache_read_tokens,
+        "tokens_prompt": g.input_tokens + g.cache_read_tokens + g.cache_write_tokens,
         "tokens_completion": g.output_tokens + g.reasoning_tokens,
         "finish_reason": named(&g.finish_reason), "native_finish_reason": named(&g.finish_reason),
         "latency": g.latency_ms, "generation_time": g.latency_ms,

@@ -1,15 +1,172 @@
-//! `GET /models`: what can be asked for, in OpenRouter's schema.
+//! `GET /models`, `/models/count`, `/model/{author}/{slug}`, `/embeddings/models`: what can be asked for, in OpenRouter's
+//! schema.
 
 use crate::app::App;
+use crate::error::Error;
+use crate::http::endpoints::{parameters_of, pricing};
 use axum::Json;
-use axum::extract::State;
-use catalog::{AbilityName, Model};
+use axum::extract::{Path, Query, State};
+use catalog::{AbilityName, Makes, Model};
+use protocol::FieldError;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-pub(super) async fn list(State(app): State<App>) -> Json<Value> {
-    let mut rows: Vec<Value> = app.config.policies.keys().map(|name| policy(name)).collect();
-    rows.extend(app.config.catalog.models().map(model));
-    Json(json!({"object": "list", "data": rows}))
+/// What of the list is wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wanted {
+    offset: usize,
+    limit: Option<usize>,
+    /// Comma-separated, or `all`.
+    output_modalities: Option<String>,
+    /// Comma-separated.
+    supported_parameters: Option<String>,
+    /// A part of the name.
+    q: Option<String>,
+    sort: Option<String>,
+}
+
+/// A page of the list at the most.
+const LIMIT_MAX: usize = 1_000;
+
+pub(super) async fn list(
+    State(app): State<App>,
+    wanted: Result<Query<Wanted>, Rejection>,
+) -> Result<Json<Value>, Error> {
+    let wanted = read(wanted)?;
+    let models = chosen(&app, &wanted, &[Makes::Chat])?;
+    let shows_policies =
+        wanted.output_modalities.is_none() && wanted.supported_parameters.is_none() && wanted.q.is_none();
+    let policies = app.config.policies.keys().filter(|_| shows_policies).map(|name| policy(name));
+    let rows: Vec<Value> = policies.chain(models.iter().map(|model| row(model))).collect();
+    page(rows, &wanted)
+}
+
+pub(super) async fn count(
+    State(app): State<App>,
+    wanted: Result<Query<Wanted>, Rejection>,
+) -> Result<Json<Value>, Error> {
+    let count = chosen(&app, &read(wanted)?, &[Makes::Chat])?.len();
+    Ok(Json(json!({"data": {"count": count}})))
+}
+
+pub(super) async fn embeddings(
+    State(app): State<App>,
+    wanted: Result<Query<Wanted>, Rejection>,
+) -> Result<Json<Value>, Error> {
+    let wanted = read(wanted)?;
+    let rows = chosen(&app, &wanted, &[Makes::Embeddings])?.iter().map(|model| row(model)).collect();
+    page(rows, &wanted)
+}
+
+pub(super) async fn one(
+    State(app): State<App>,
+    Path((author, slug)): Path<(String, String)>,
+) -> Result<Json<Value>, Error> {
+    Ok(Json(json!({"data": row(&*find(&app, &author, &slug)?)})))
+}
+
+/// The model of a path; its name may be any that a request may use.
+pub(super) fn find(app: &App, author: &str, slug: &str) -> Result<Arc<Model>, Error> {
+    let name = format!("{author}/{slug}");
+    let catalog = &app.config.catalog;
+    let resolved = catalog.resolve(&name).or_else(|unknown| {
+        let (base, _) = router::Suffixes::of(&name);
+        if base == name { Err(unknown) } else { catalog.resolve(base) }
+    });
+    resolved.map(|resolved| resolved.model).map_err(Error::UnknownModel)
+}
+
+type Rejection = axum::extract::rejection::QueryRejection;
+
+fn read(wanted: Result<Query<Wanted>, Rejection>) -> Result<Wanted, Error> {
+    let Query(wanted) = wanted.map_err(|rejection| FieldError::new("query", rejection.body_text()))?;
+    if let Some(limit) = wanted.limit.filter(|limit| !(1..=LIMIT_MAX).contains(limit)) {
+        return Err(FieldError::new("limit", format!("{limit}; use 1 to {LIMIT_MAX}")).into());
+    }
+    Ok(wanted)
+}
+
+fn chosen(app: &App, wanted: &Wanted, usual: &[Makes]) -> Result<Vec<Arc<Model>>, Error> {
+    let makes = match wanted.output_modalities.as_deref() {
+        None => usual.to_vec(),
+        Some("all") => vec![Makes::Chat, Makes::Embeddings, Makes::Images, Makes::Audio],
+        Some(list) => list.split(',').map(made).collect::<Result<_, _>>()?,
+    };
+    let parameters: Vec<&str> =
+        wanted.supported_parameters.as_deref().map_or(Vec::new(), |list| list.split(',').collect());
+    let takes = |model: &Model| {
+        let known: BTreeSet<&str> = model.endpoints.iter().flat_map(|endpoint| parameters_of(endpoint)).collect();
+        parameters.iter().all(|name| known.contains(name.trim()))
+    };
+    let part = wanted.q.as_deref().unwrap_or("").to_lowercase();
+    let named = |model: &Model| model.id.to_lowercase().contains(&part) || model.name.to_lowercase().contains(&part);
+    let fits = |model: &&Arc<Model>| {
+        !model.endpoints.is_empty() && makes.contains(&model.makes) && named(model) && takes(model)
+    };
+    let mut models: Vec<Arc<Model>> = app.config.catalog.models().filter(fits).cloned().collect();
+    if let Some(sort) = &wanted.sort {
+        order(app, &mut models, sort)?;
+    }
+    Ok(models)
+}
+
+fn made(name: &str) -> Result<Makes, Error> {
+    match name.trim() {
+        "text" => Ok(Makes::Chat),
+        "embeddings" => Ok(Makes::Embeddings),
+        "image" => Ok(Makes::Images),
+        "audio" => Ok(Makes::Audio),
+        other => {
+            let problem = format!("`{other}`; use text, image, audio, embeddings or all");
+            Err(FieldError::new("output_modalities", problem).into())
+        }
+    }
+}
+
+fn order(app: &App, models: &mut [Arc<Model>], sort: &str) -> Result<(), Error> {
+    let price = |model: &Arc<Model>| {
+        let paid = model.endpoints.iter().map(|endpoint| endpoint.price.base.input + endpoint.price.base.output);
+        paid.min().unwrap_or(u64::MAX) as f64
+    };
+    let context =
+        |model: &Arc<Model>| model.endpoints.iter().map(|endpoint| endpoint.context_tokens).max().unwrap_or(0);
+    let live = |model: &Arc<Model>| {
+        let live = model.endpoints.iter().map(|endpoint| app.upstreams.live(endpoint));
+        let (mut latency, mut throughput) = (f64::INFINITY, 0.0f64);
+        for seen in live {
+            latency = seen.latency_ms.map_or(latency, |seen| latency.min(seen.p50));
+            throughput = seen.throughput.map_or(throughput, |seen| throughput.max(seen.p50));
+        }
+        (latency, throughput)
+    };
+    match sort {
+        "pricing-low-to-high" => models.sort_by(|a, b| price(a).total_cmp(&price(b))),
+        "pricing-high-to-low" => models.sort_by(|a, b| price(b).total_cmp(&price(a))),
+        "context-high-to-low" => models.sort_by_key(|model| std::cmp::Reverse(context(model))),
+        "newest" => models.sort_by(|a, b| b.released.cmp(&a.released)),
+        "latency-low-to-high" => models.sort_by(|a, b| live(a).0.total_cmp(&live(b).0)),
+        "throughput-high-to-low" => models.sort_by(|a, b| live(b).1.total_cmp(&live(a).1)),
+        other => {
+            let problem = format!(
+                "`{other}`; use pricing-low-to-high, pricing-high-to-low, context-high-to-low, newest, \
+                 latency-low-to-high or throughput-high-to-low"
+            );
+            return Err(FieldError::new("sort", problem).into());
+        }
+    }
+    Ok(())
+}
+
+fn page(rows: Vec<Value>, wanted: &Wanted) -> Result<Json<Value>, Error> {
+    let total = rows.len();
+    let limit = wanted.limit.unwrap_or(usize::MAX);
+    let data: Vec<Value> = rows.into_iter().skip(wanted.offset).take(limit).collect();
+    let end = wanted.offset + data.len();
+    let next = (end < total && wanted.limit.is_some()).then(|| format!("/api/v1/models?offset={end}&limit={limit}"));
+    Ok(Json(json!({"object": "list", "data": data, "total_count": total, "links": {"next": next}})))
 }
 
 /// A policy can be asked for like a model.
@@ -21,59 +178,51 @@ fn policy(name: &str) -> Value {
         "description": "The cheapest of the policy's models that is able to handle the request",
         "pricing": {"prompt": "-1", "completion": "-1"},
         "context_length": null, "per_request_limits": null, "supported_parameters": [], "default_parameters": null,
-        "supported_voices": null, "links": {},
+        "supported_voices": null, "links": {"details": format!("/api/v1/model/sluice/{name}")},
         "architecture": {"modality": "text->text", "input_modalities": ["text"], "output_modalities": ["text"],
             "tokenizer": "Router", "instruct_type": null},
         "top_provider": {"context_length": null, "max_completion_tokens": null, "is_moderated": false},
     })
 }
 
-fn model(model: &Model) -> Value {
-    let cheapest = model.endpoints.iter().min_by_key(|endpoint| endpoint.price.output_nano_per_mtok);
-    let price = cheapest.map(|endpoint| endpoint.price).unwrap_or_default();
+fn row(model: &Model) -> Value {
+    let cheapest = model.endpoints.iter().min_by_key(|endpoint| endpoint.price.base.output);
     let context = model.endpoints.iter().map(|endpoint| endpoint.context_tokens).max();
     let output = model.endpoints.iter().map(|endpoint| endpoint.output_tokens_max).max();
-    let can = |ability: AbilityName| model.endpoints.iter().any(|endpoint| endpoint.abilities.contains(&ability));
-    let mut inputs = vec!["text"];
-    if can(AbilityName::Images) {
-        inputs.push("image");
-    }
-    let mut parameters = vec!["max_tokens", "stop", "seed"];
-    if cheapest.is_some_and(|endpoint| !endpoint.rejects.iter().any(|field| field == "temperature")) {
-        parameters.extend(["temperature", "top_p"]);
-    }
-    if can(AbilityName::Tools) {
-        parameters.extend(["tools", "tool_choice"]);
-    }
-    if can(AbilityName::JsonSchema) {
-        parameters.extend(["response_format", "structured_outputs"]);
-    }
+    let parameters: BTreeSet<&str> = model.endpoints.iter().flat_map(|endpoint| parameters_of(endpoint)).collect();
     json!({
-        "id": model.id, "canonical_slug": model.id, "name": model.id, "object": "model",
+        "id": model.id, "canonical_slug": model.id, "name": model.name, "object": "model",
         "created": model.released.as_deref().map_or(0, day_seconds),
         "owned_by": model.id.split('/').next().unwrap_or_default(),
         "description": "",
-        "pricing": {
-            "prompt": per_token(price.input_nano_per_mtok),
-            "completion": per_token(price.output_nano_per_mtok),
-            "input_cache_read": per_token(price.cache_read_nano_per_mtok),
-        },
+        "pricing": cheapest.map_or_else(|| json!({}), |endpoint| pricing(&endpoint.price)),
         "context_length": context, "per_request_limits": null, "supported_parameters": parameters,
-        "default_parameters": null, "supported_voices": null, "links": {},
-        "architecture": {"modality": format!("{}->text", inputs.join("+")), "input_modalities": inputs,
-            "output_modalities": ["text"], "tokenizer": "Other", "instruct_type": null},
+        "default_parameters": null, "supported_voices": null,
+        "links": {"details": format!("/api/v1/models/{}/endpoints", model.id)},
+        "architecture": architecture(model),
         "top_provider": {"context_length": context, "max_completion_tokens": output, "is_moderated": false},
+        "sluice": {"successor": model.successor, "endpoints": model.endpoints.len()},
     })
 }
 
-/// Dollars per token as a decimal string, exact: a nano-dollar per million tokens is 10⁻¹⁵ dollars per token.
-fn per_token(nano_per_mtok: u64) -> String {
-    let digits = format!("{}.{:015}", nano_per_mtok / 1_000_000_000_000_000, nano_per_mtok % 1_000_000_000_000_000);
-    digits.trim_end_matches('0').trim_end_matches('.').to_owned()
+/// What goes in and what comes out.
+pub(super) fn architecture(model: &Model) -> Value {
+    let can = |ability: AbilityName| model.endpoints.iter().any(|endpoint| endpoint.abilities.contains(&ability));
+    let mut inputs = vec!["text"];
+    inputs.extend(can(AbilityName::Images).then_some("image"));
+    inputs.extend(can(AbilityName::Pdf).then_some("file"));
+    let output = match model.makes {
+        Makes::Chat => vec!["text"],
+        Makes::Embeddings => vec!["embeddings"],
+        Makes::Images => vec!["text", "image"],
+        Makes::Audio => vec!["text", "audio"],
+    };
+    json!({"modality": format!("{}->{}", inputs.join("+"), output.join("+")), "input_modalities": inputs,
+        "output_modalities": output, "tokenizer": "Other", "instruct_type": null})
 }
 
 /// Midnight UTC of a day `YYYY-MM-DD` in seconds since 1970; 0 for anything else.
-fn day_seconds(date: &str) -> i64 {
+pub(super) fn day_seconds(date: &str) -> i64 {
     let midnight = date.parse::<jiff::civil::Date>().ok().and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC).ok());
     midnight.map_or(0, |midnight| midnight.timestamp().as_second())
 }
@@ -83,10 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prices_and_days_are_exact() {
-        assert_eq!(per_token(150_000_000), "0.00000015");
-        assert_eq!(per_token(37_500_000), "0.0000000375");
-        assert_eq!(per_token(0), "0");
+    fn days_are_midnights() {
         assert_eq!(day_seconds("1970-01-02"), 86_400);
         assert_eq!(day_seconds("2024-02-29"), 1_709_164_800);
         assert_eq!(day_seconds("soon"), 0);

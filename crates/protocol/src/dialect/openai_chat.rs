@@ -1,78 +1,95 @@
-//! OpenAI's chat completions, which OpenRouter extends (platform.openai.com/docs/api-reference/chat).
+//! OpenAI's chat completions, which OpenRouter extends (platform.openai.com/docs/api-reference/chat), and what compatible
+//! servers make of them.
 
+mod compatible;
+
+use super::{DecodeError, Inexpressible, ReasoningForm, StreamItem, Target, thinking::Thinking};
 use crate::event::Chunk;
 use crate::reply::Reply;
-use crate::request::ChatRequest;
+use crate::request::{ChatRequest, Role};
 use bytes::Bytes;
+use compatible::{normalised_choice, normalised_usage};
 use serde_json::{Map, Value, json};
-use thiserror::Error;
 
 /// Fields that are spoken between client and gateway only.
-const GATEWAY_FIELDS: [&str; 5] = ["sluice", "models", "provider", "usage", "session_id"];
+const GATEWAY_FIELDS: [&str; 6] = ["sluice", "models", "provider", "usage", "session_id", "route"];
 const OUTPUT_CAPS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
-
-/// What one endpoint needs to be different from the client's body.
-#[derive(Debug, Clone, Copy)]
-pub struct Target<'a> {
-    /// The endpoint's own name of the model.
-    pub model: &'a str,
-    /// The cap on output tokens to send, where one is to be sent.
-    pub max_tokens: Option<u64>,
-    /// The name under which this endpoint takes the cap.
-    pub max_tokens_field: &'a str,
-    /// Fields that the endpoint refuses.
-    pub omit: &'a [String],
-}
-
-/// Says that an upstream answer is not in this dialect.
-#[derive(Debug, Clone, Error, PartialEq, Eq)]
-pub enum DecodeError {
-    /// It is something else.
-    #[error("{0}")]
-    Foreign(String),
-    /// It is an error object, and this is its message.
-    #[error("{0}")]
-    Said(String),
-}
-
-/// One decoded stream event.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StreamItem {
-    Chunk(Box<Chunk>),
-    /// The terminal `[DONE]`.
-    Done,
-    /// An error object inside the stream.
-    Error(String),
-}
 
 /// Writes the request for an endpoint: the client's own bytes with model, output cap and stream options replaced. The
 /// pieces are to be sent one after the other; large ones are parts of the client's body, not copies.
 ///
 /// # Errors
 /// When `stream_options` is not an object.
-pub fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Vec<Bytes>, serde_json::Error> {
+pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Vec<Bytes>, Inexpressible> {
+    let quirks = target.quirks;
     let mut body = Pieces::default();
-    body.field("model", &raw(&json!(target.model)))?;
+    body.field("model", &raw(&json!(target.model)));
+    let asks_otherwise = quirks.reasoning != ReasoningForm::AsAsked;
     for (name, value) in &request.raw.0 {
         let name = name.as_str();
         let replaced = name == "model" || name == "stream_options" || OUTPUT_CAPS.contains(&name);
-        let omitted = GATEWAY_FIELDS.contains(&name) || target.omit.iter().any(|field| field == name);
-        if !replaced && !omitted {
-            body.field(name, value)?;
+        let asked = asks_otherwise && matches!(name, "reasoning" | "reasoning_effort" | "include_reasoning");
+        let omitted = GATEWAY_FIELDS.contains(&name) || quirks.rejects.iter().any(|field| field == name);
+        if name == "messages" && !quirks.developer_role && request.messages.iter().any(|m| m.role == Role::Developer) {
+            body.field(name, &without_developer(value));
+        } else if !replaced && !omitted && !asked {
+            body.field(name, value);
         }
     }
-    if let Some(cap) = target.max_tokens {
-        body.field(target.max_tokens_field, &raw(&json!(cap)))?;
+    if asks_otherwise {
+        encode_thinking(request, target, &mut body);
     }
-    if request.stream {
+    if let Some(cap) = target.max_tokens {
+        body.field(&quirks.max_tokens_field, &raw(&json!(cap)));
+    }
+    if request.stream && quirks.stream_options {
         let mut options: Map<String, Value> = match request.raw.get("stream_options") {
-            Some(options) => serde_json::from_slice::<Option<_>>(options)?.unwrap_or_default(),
+            Some(options) => serde_json::from_slice::<Option<_>>(options)
+                .map_err(|error| Inexpressible::new("stream_options", error.to_string()))?
+                .unwrap_or_default(),
             None => Map::new(),
         };
         options.insert("include_usage".to_owned(), Value::Bool(true)); // without it a stream cannot be billed
-        body.field("stream_options", &raw(&Value::Object(options)))?;
+        body.field("stream_options", &raw(&Value::Object(options)));
     }
     Ok(body.end())
+}
+
+/// Asks for thoughts in the endpoint's own way.
+fn encode_thinking(request: &ChatRequest, target: Target<'_>, body: &mut Pieces) {
+    let read = |name: &str| request.raw.get(name).and_then(|raw| serde_json::from_slice::<Value>(raw).ok());
+    let thinking = Thinking::of(read("reasoning").as_ref(), read("reasoning_effort").as_ref());
+    let on = match &thinking {
+        Thinking::Unsaid => return,
+        Thinking::Off => false,
+        Thinking::Tokens(_) | Thinking::Effort(_) => true,
+    };
+    match target.quirks.reasoning {
+        ReasoningForm::Thinking => {
+            body.field("thinking", &raw(&json!({"type": if on { "enabled" } else { "disabled" }})));
+        }
+        ReasoningForm::EnableThinking => {
+            body.field("enable_thinking", &raw(&json!(on)));
+            if let Thinking::Tokens(tokens) = thinking {
+                body.field("thinking_budget", &raw(&json!(tokens)));
+            }
+        }
+        _ => {
+            if let Some(effort) = thinking.effort(target.max_tokens.unwrap_or(target.output_tokens_max)) {
+                body.field("reasoning_effort", &raw(&json!(effort)));
+            }
+        }
+    }
+}
+
+fn without_developer(messages: &Bytes) -> Bytes {
+    let mut messages: Value = serde_json::from_slice(messages).unwrap_or_default(); // it was read once already
+    for message in messages.as_array_mut().into_iter().flatten() {
+        if message["role"] == "developer" {
+            message["role"] = json!("system");
+        }
+    }
+    raw(&messages)
 }
 
 fn raw(value: &Value) -> Bytes {
@@ -90,10 +107,10 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn field(&mut self, name: &str, value: &Bytes) -> Result<(), serde_json::Error> {
+    fn field(&mut self, name: &str, value: &Bytes) {
         let is_first = self.whole.is_empty() && self.open.is_empty();
         self.open.push(if is_first { b'{' } else { b',' });
-        serde_json::to_writer(&mut self.open, name)?;
+        self.open.extend_from_slice(json!(name).to_string().as_bytes());
         self.open.push(b':');
         if value.len() <= COPIED_BYTES_MAX {
             self.open.extend_from_slice(value);
@@ -101,7 +118,6 @@ impl Pieces {
             self.whole.push(Bytes::from(std::mem::take(&mut self.open)));
             self.whole.push(value.clone());
         }
-        Ok(())
     }
 
     fn end(mut self) -> Vec<Bytes> {
@@ -112,15 +128,11 @@ impl Pieces {
 }
 
 /// Reads a whole upstream answer.
-///
-/// # Errors
-/// When it is not JSON of this dialect, holds an error object, or has no choice.
-pub fn decode_reply(body: &[u8]) -> Result<Reply, DecodeError> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| DecodeError::Foreign(format!("the answer is not JSON: {error}")))?;
-    if let Some(message) = error_message(&value) {
-        return Err(DecodeError::Said(message));
+pub(super) fn decode_reply(mut value: Value) -> Result<Reply, DecodeError> {
+    for choice in value.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        normalised_choice(choice, "message");
     }
+    normalised_usage(&mut value);
     let reply: Reply = serde_json::from_value(value)
         .map_err(|error| DecodeError::Foreign(format!("the answer is no chat completion: {error}")))?;
     if reply.choices.is_empty() {
@@ -129,29 +141,28 @@ pub fn decode_reply(body: &[u8]) -> Result<Reply, DecodeError> {
     Ok(reply)
 }
 
-/// Reads the data of one stream event.
-///
-/// # Errors
-/// When it is not JSON of this dialect.
-pub fn decode_event(data: &str) -> Result<StreamItem, DecodeError> {
-    if data == "[DONE]" {
-        return Ok(StreamItem::Done);
-    }
-    let value: Value =
-        serde_json::from_str(data).map_err(|error| DecodeError::Foreign(format!("an event is not JSON: {error}")))?;
-    if let Some(message) = error_message(&value) {
-        return Ok(StreamItem::Error(message));
-    }
-    let chunk = serde_json::from_value(value)
-        .map_err(|error| DecodeError::Foreign(format!("an event is no chat completion chunk: {error}")))?;
-    Ok(StreamItem::Chunk(Box::new(chunk)))
+/// Reads the events of a stream.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// Calls so far that came without an index.
+    unnumbered: u64,
 }
 
-/// The message of an error body, in any of the shapes that compatible servers use.
-pub fn error_message(value: &Value) -> Option<String> {
-    let error = value.get("error").filter(|error| !error.is_null())?;
-    let message = error.get("message").or(Some(error)).and_then(Value::as_str);
-    Some(message.map_or_else(|| error.to_string(), str::to_owned))
+impl Stream {
+    pub(super) fn decode(&mut self, mut value: Value) -> Result<Vec<StreamItem>, DecodeError> {
+        for choice in value.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+            normalised_choice(choice, "delta");
+            let calls = choice.pointer_mut("/delta/tool_calls").and_then(Value::as_array_mut);
+            for call in calls.into_iter().flatten().filter(|call| call.is_object() && call.get("index").is_none()) {
+                call["index"] = json!(self.unnumbered);
+                self.unnumbered += 1;
+            }
+        }
+        normalised_usage(&mut value);
+        let chunk: Chunk = serde_json::from_value(value)
+            .map_err(|error| DecodeError::Foreign(format!("an event is no chat completion chunk: {error}")))?;
+        Ok(vec![StreamItem::Chunk(Box::new(chunk))])
+    }
 }
 
 /// Writes one event of a stream.
@@ -165,11 +176,16 @@ pub const DONE: &str = "data: [DONE]\n\n";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::{Dialect, Quirks, StreamDecoder};
 
     fn encoded(body: &str, max_tokens: Option<u64>) -> String {
         let request = ChatRequest::parse(&Bytes::copy_from_slice(body.as_bytes())).expect("valid");
-        let target =
-            Target { model: "up", max_tokens, max_tokens_field: "max_completion_tokens", omit: &["top_p".to_owned()] };
+        let quirks = Quirks {
+            max_tokens_field: "max_completion_tokens".to_owned(),
+            rejects: vec!["top_p".to_owned()],
+            ..Quirks::default()
+        };
+        let target = Target { model: "up", max_tokens, output_tokens_max: 99, quirks: &quirks };
         String::from_utf8(encode_request(&request, target).expect("encodes").concat()).expect("utf-8")
     }
 
@@ -187,7 +203,8 @@ mod tests {
             "x".repeat(50_000)
         ));
         let request = ChatRequest::parse(&body).expect("valid");
-        let target = Target { model: "up", max_tokens: None, max_tokens_field: "max_tokens", omit: &[] };
+        let quirks = Quirks::default();
+        let target = Target { model: "up", max_tokens: None, output_tokens_max: 99, quirks: &quirks };
         let pieces = encode_request(&request, target).expect("encodes");
         let range = body.as_ptr() as usize..body.as_ptr() as usize + body.len();
         assert!(range.contains(&(pieces[1].as_ptr() as usize)), "not a copy");
@@ -212,25 +229,28 @@ mod tests {
 
     #[test]
     fn error_bodies_of_every_shape_are_errors() {
+        let dialect = Dialect::OpenaiChat;
         for body in [r#"{"error":{"message":"bad"}}"#, r#"{"error":"bad"}"#] {
-            assert_eq!(decode_reply(body.as_bytes()), Err(DecodeError::Said("bad".into())), "{body}");
-            assert_eq!(decode_event(body), Ok(StreamItem::Error("bad".into())), "{body}");
+            assert_eq!(dialect.decode_reply(body.as_bytes()), Err(DecodeError::Said("bad".into())), "{body}");
+            let event = StreamDecoder::new(dialect).decode(body);
+            assert_eq!(event, Ok(vec![StreamItem::Error("bad".into())]), "{body}");
         }
-        assert!(decode_reply(b"<html>").is_err());
-        assert!(decode_reply(br#"{"choices":[]}"#).is_err());
-        assert!(decode_event("{").is_err());
+        assert!(dialect.decode_reply(b"<html>").is_err());
+        assert!(dialect.decode_reply(br#"{"choices":[]}"#).is_err());
+        assert!(StreamDecoder::new(dialect).decode("{").is_err());
     }
 
     #[test]
     fn unknown_fields_of_replies_and_events_come_back_out() {
         let reply = r#"{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":null,"annotations":[]},"finish_reason":"stop","logprobs":null,"native":"x"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"odd":2},"service_tier":"default"}"#;
-        let decoded = decode_reply(reply.as_bytes()).expect("decodes");
+        let decoded = Dialect::OpenaiChat.decode_reply(reply.as_bytes()).expect("decodes");
         let (before, after): (Value, Value) =
             (serde_json::from_str(reply).expect("json"), serde_json::to_value(&decoded).expect("json"));
         assert_eq!(before, after);
         let event = r#"{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"","reasoning":"hm"},"finish_reason":null,"logprobs":null}],"obfuscation":"abc"}"#;
-        let StreamItem::Chunk(chunk) = decode_event(event).expect("decodes") else { panic!("no chunk") };
-        let after = serde_json::to_value(&chunk).expect("json");
+        let items = StreamDecoder::new(Dialect::OpenaiChat).decode(event).expect("decodes");
+        let [StreamItem::Chunk(chunk)] = items.as_slice() else { panic!("no chunk") };
+        let after = serde_json::to_value(chunk).expect("json");
         assert_eq!(serde_json::from_str::<Value>(event).expect("json"), after);
     }
 }

@@ -1,0 +1,330 @@
+//! AWS Bedrock's Converse (docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html). Stream events come
+//! as `{"<event type>": {payload}}`; their binary framing is the transport's.
+
+use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, used};
+use super::anthropic::FORMAT;
+use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments};
+use super::{DecodeError, Inexpressible, StreamItem, Target};
+use crate::reply::Reply;
+use crate::request::ChatRequest;
+use crate::usage::Usage;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Writes the request's body; the model is in the address.
+pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Value, Inexpressible> {
+    let said = Conversation::of(request, target)?;
+    if request.n > 1 {
+        return Err(Inexpressible::new("n", "this provider gives one answer a request"));
+    }
+    let mut body = Map::new();
+    let system = blocks(said.system())?;
+    if system.as_array().is_some_and(|blocks| !blocks.is_empty()) {
+        body.insert("system".to_owned(), system);
+    }
+    body.insert("messages".to_owned(), messages(&said)?);
+    let thinking = said.anthropic_thinking(target.quirks.reasoning);
+    let thinks = thinking.as_ref().is_some_and(|(thinking, _)| thinking["type"] != "disabled");
+    let mut inference = Map::new();
+    inference.extend(target.max_tokens.map(|cap| ("maxTokens".to_owned(), json!(cap))));
+    let mut further = Map::new();
+    if !thinks {
+        said.copy(&[("temperature", "temperature"), ("top_p", "topP")], &mut inference);
+        said.copy(&[("top_k", "top_k")], &mut further);
+    }
+    inference.extend(said.stops().map(|stops| ("stopSequences".to_owned(), stops)));
+    if !inference.is_empty() {
+        body.insert("inferenceConfig".to_owned(), Value::Object(inference));
+    }
+    body.extend(encode_tools(&said)?.map(|tools| ("toolConfig".to_owned(), tools)));
+    match &said.format {
+        Format::Text => {}
+        Format::Json => return Err(Inexpressible::new("response_format", "this provider takes json_schema only")),
+        Format::Schema(wanted) => {
+            let mut format = json!({"name": wanted.name, "schema": wanted.schema.to_string()});
+            if let Some(description) = &wanted.description {
+                format["description"] = description.clone();
+            }
+            let format = json!({"type": "json_schema", "structure": {"jsonSchema": format}});
+            body.insert("outputConfig".to_owned(), json!({ "textFormat": format }));
+        }
+    }
+    if let Some((thinking, effort)) = thinking {
+        further.insert("thinking".to_owned(), thinking);
+        further.extend(effort.map(|effort| ("output_config".to_owned(), json!({ "effort": effort }))));
+    }
+    if !further.is_empty() {
+        body.insert("additionalModelRequestFields".to_owned(), Value::Object(further));
+    }
+    Ok(Value::Object(body))
+}
+
+fn messages(said: &Conversation) -> Result<Value, Inexpressible> {
+    let mut messages: Vec<Value> = Vec::new();
+    for turn in &said.turns {
+        let (role, content) = match turn {
+            Turn::System { .. } => continue,
+            Turn::User(parts) => ("user", blocks(parts)?),
+            Turn::Assistant(turn) => ("assistant", assistant(turn)?),
+            Turn::Tool { call_id, parts, .. } => {
+                let cached = parts.iter().find_map(|part| part.cache.as_ref());
+                let texts: Vec<Value> = parts.iter().map(block).collect::<Result<_, _>>()?;
+                let mut content = vec![json!({"toolResult": {"toolUseId": call_id, "content": texts}})];
+                content.extend(cached.map(cache_point));
+                ("user", Value::Array(content))
+            }
+        };
+        match messages.last_mut() {
+            Some(last) if last["role"] == role => {
+                if let (Value::Array(known), Value::Array(more)) = (&mut last["content"], content) {
+                    known.extend(more);
+                }
+            }
+            _ => messages.push(json!({"role": role, "content": content})),
+        }
+    }
+    Ok(Value::Array(messages))
+}
+
+fn assistant(turn: &AssistantTurn) -> Result<Value, Inexpressible> {
+    let mut content: Vec<Value> = turn.details.iter().filter_map(thought).collect();
+    if let Value::Array(texts) = blocks(&turn.parts)? {
+        content.extend(texts);
+    }
+    for call in &turn.calls {
+        content.push(json!({"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments(call)}}));
+    }
+    Ok(Value::Array(content))
+}
+
+fn thought(detail: &Value) -> Option<Value> {
+    if detail["format"].as_str().is_some_and(|format| format != FORMAT) {
+        return None;
+    }
+    match detail["type"].as_str()? {
+        "reasoning.text" => {
+            let signature = detail["signature"].as_str()?;
+            let text = detail["text"].as_str().unwrap_or("");
+            Some(json!({"reasoningContent": {"reasoningText": {"text": text, "signature": signature}}}))
+        }
+        "reasoning.encrypted" => Some(json!({"reasoningContent": {"redactedContent": detail["data"]}})),
+        _ => None,
+    }
+}
+
+fn blocks<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Result<Value, Inexpressible> {
+    let mut blocks = Vec::new();
+    for part in parts {
+        blocks.push(block(part)?);
+        blocks.extend(part.cache.as_ref().map(cache_point));
+    }
+    Ok(Value::Array(blocks))
+}
+
+/// OpenRouter's mark beside a part is a block of its own here.
+fn cache_point(cache: &Value) -> Value {
+    let mut point = json!({"type": "default"});
+    if cache["ttl"].is_string() {
+        point["ttl"] = cache["ttl"].clone();
+    }
+    json!({ "cachePoint": point })
+}
+
+fn block(part: &Part) -> Result<Value, Inexpressible> {
+    let inline = |source: &Source, media: &str| match source {
+        Source::Inline { media_type, data } => {
+            let format = media_type.rsplit('/').next().unwrap_or_default().to_owned();
+            Ok((format, json!({ "bytes": data })))
+        }
+        Source::Url(_) => Err(Inexpressible::new("messages", format!("this provider takes {media} as data URLs only"))),
+    };
+    Ok(match &part.what {
+        What::Text(text) => json!({ "text": text }),
+        What::Image { source, .. } => {
+            let (format, source) = inline(source, "pictures")?;
+            json!({"image": {"format": if format == "jpg" { "jpeg".to_owned() } else { format }, "source": source}})
+        }
+        What::File { name, source } => {
+            let (format, source) = inline(source, "files")?;
+            json!({"document": {"format": format, "name": document_name(name), "source": source}})
+        }
+    })
+}
+
+/// Letters, digits, single white space, hyphens, parentheses and square brackets are all that a name may have.
+fn document_name(filename: &str) -> String {
+    let stem = filename.rsplit_once('.').map_or(filename, |(stem, _)| stem);
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-()[]".contains(c) { c } else { ' ' };
+    let name: String = stem.chars().map(allowed).collect();
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    if name.is_empty() { "document".to_owned() } else { name }
+}
+
+fn encode_tools(said: &Conversation) -> Result<Option<Value>, Inexpressible> {
+    let used_before = said.turns.iter().any(|turn| matches!(turn, Turn::Assistant(turn) if !turn.calls.is_empty()));
+    if said.tools.is_empty() {
+        return Ok(None);
+    }
+    if matches!(said.choice, Some(ToolChoice::None)) {
+        // Without the list a conversation that holds calls would be refused.
+        let problem = "this provider cannot forbid tools in a conversation that has used them";
+        return if used_before { Err(Inexpressible::new("tool_choice", problem)) } else { Ok(None) };
+    }
+    let mut tools = Vec::new();
+    for tool in &said.tools {
+        let schema = tool.parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
+        let mut spec = json!({"name": tool.name, "inputSchema": {"json": schema}});
+        for (name, value) in [("description", &tool.description), ("strict", &tool.strict)] {
+            if let Some(value) = value {
+                spec[name] = value.clone();
+            }
+        }
+        tools.push(json!({ "toolSpec": spec }));
+        tools.extend(tool.cache.as_ref().map(cache_point));
+    }
+    let mut config = json!({ "tools": tools });
+    match &said.choice {
+        None | Some(ToolChoice::None) => {}
+        Some(ToolChoice::Auto) => config["toolChoice"] = json!({"auto": {}}),
+        Some(ToolChoice::Required) => config["toolChoice"] = json!({"any": {}}),
+        Some(ToolChoice::Named(name)) => config["toolChoice"] = json!({"tool": {"name": name}}),
+    }
+    Ok(Some(config))
+}
+
+/// Reads a whole answer.
+pub(super) fn decode_reply(body: &Value) -> Result<Reply, DecodeError> {
+    let Some(content) = body.pointer("/output/message/content").and_then(Value::as_array) else {
+        return Err(DecodeError::Foreign("the answer has no output message".to_owned()));
+    };
+    let mut answer = Answer::default();
+    for block in content {
+        if let Some(text) = block["text"].as_str() {
+            answer.say(text);
+        } else if let Some(call) = block.get("toolUse") {
+            let text = |name: &str| call[name].as_str().unwrap_or("");
+            answer.call(text("toolUseId"), text("name"), &call["input"].to_string());
+        } else if let Some(thought) = block.get("reasoningContent") {
+            if let Some(text) = thought.pointer("/reasoningText/text").and_then(Value::as_str) {
+                answer.reasoning.push_str(text);
+            }
+            answer.detail(detail(thought));
+        }
+    }
+    let finish = finish(body["stopReason"].as_str().unwrap_or("end_turn"));
+    Ok(answer::reply("", "", vec![answer.into_choice(0, finish)], usage(&body["usage"])))
+}
+
+fn detail(thought: &Value) -> Value {
+    if let Some(data) = thought.get("redactedContent") {
+        return json!({"type": "reasoning.encrypted", "data": data, "format": FORMAT});
+    }
+    let thought = &thought["reasoningText"];
+    let mut detail =
+        json!({"type": "reasoning.text", "text": thought["text"].as_str().unwrap_or(""), "format": FORMAT});
+    if thought["signature"].is_string() {
+        detail["signature"] = thought["signature"].clone();
+    }
+    detail
+}
+
+fn finish(native: &str) -> Finish {
+    let reason = match native {
+        "max_tokens" | "model_context_window_exceeded" => "length",
+        "tool_use" => "tool_calls",
+        "guardrail_intervened" | "content_filtered" => "content_filter",
+        "malformed_model_output" | "malformed_tool_use" => "error",
+        _ => "stop",
+    };
+    Finish { reason, native: native.to_owned() }
+}
+
+/// `inputTokens` are without the cached ones, as in Anthropic's own count.
+fn usage(stated: &Value) -> Option<Usage> {
+    stated.is_object().then(|| {
+        let written = count(stated, "/cacheWriteInputTokens");
+        let details = stated["cacheDetails"].as_array().into_iter().flatten();
+        let for_an_hour = details.filter(|detail| detail["ttl"] == "1h").map(|detail| count(detail, "/inputTokens"));
+        let for_an_hour = for_an_hour.sum::<u64>().min(written);
+        Usage {
+            input_tokens: count(stated, "/inputTokens"),
+            cache_read_tokens: count(stated, "/cacheReadInputTokens"),
+            cache_write_tokens: written - for_an_hour,
+            cache_write_1h_tokens: for_an_hour,
+            output_tokens: count(stated, "/outputTokens"),
+            reasoning_tokens: 0,
+            estimated: false,
+        }
+    })
+}
+
+/// Reads the events of a stream.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// The number of the tool call or thought in each content block.
+    calls: BTreeMap<u64, usize>,
+    /// The blocks of calls whose arguments have begun.
+    told: BTreeSet<u64>,
+    thoughts: BTreeMap<u64, usize>,
+}
+
+impl Stream {
+    pub(super) fn decode(&mut self, event: &Value) -> Result<Vec<StreamItem>, DecodeError> {
+        let Some((kind, payload)) = event.as_object().and_then(|event| event.iter().next()) else {
+            return Err(DecodeError::Foreign("an event names no type".to_owned()));
+        };
+        let at = count(payload, "/contentBlockIndex");
+        Ok(match kind.as_str() {
+            "messageStart" => vec![begins("", "")],
+            "contentBlockStart" => match payload.pointer("/start/toolUse") {
+                Some(call) => {
+                    let index = self.calls.len();
+                    self.calls.insert(at, index);
+                    let text = |name: &str| call[name].as_str().unwrap_or("");
+                    vec![news(call_begins(index, text("toolUseId"), text("name"), ""))]
+                }
+                None => Vec::new(),
+            },
+            "contentBlockDelta" => self.go_on(at, &payload["delta"]),
+            "contentBlockStop" => match self.calls.get(&at) {
+                Some(index) if !self.told.contains(&at) => vec![news(call_goes_on(*index, "{}"))],
+                _ => Vec::new(),
+            },
+            // `metadata` comes after it, or before.
+            "messageStop" => vec![finished(0, &finish(payload["stopReason"].as_str().unwrap_or("end_turn")))],
+            "metadata" => usage(&payload["usage"]).map(used).into_iter().collect(),
+            exception if exception.ends_with("Exception") => {
+                let message = payload["message"].as_str().or(payload["Message"].as_str());
+                vec![StreamItem::Error(message.unwrap_or(exception).to_owned())]
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    fn go_on(&mut self, at: u64, delta: &Value) -> Vec<StreamItem> {
+        if let Some(text) = delta["text"].as_str() {
+            return vec![news(answer::text(text))];
+        }
+        if let (Some(input), Some(index)) =
+            (delta.pointer("/toolUse/input").and_then(Value::as_str), self.calls.get(&at))
+        {
+            if !input.is_empty() {
+                self.told.insert(at);
+            }
+            return vec![news(call_goes_on(*index, input))];
+        }
+        let Some(thought) = delta.get("reasoningContent") else { return Vec::new() };
+        let known = self.thoughts.len();
+        let index = *self.thoughts.entry(at).or_insert(known);
+        let text = thought["text"].as_str().unwrap_or("");
+        let mut detail = match thought.get("redactedContent") {
+            Some(data) => json!({"type": "reasoning.encrypted", "data": data, "format": FORMAT}),
+            None => json!({"type": "reasoning.text", "text": text, "format": FORMAT}),
+        };
+        if thought["signature"].is_string() {
+            detail["signature"] = thought["signature"].clone();
+        }
+        detail["index"] = json!(index);
+        vec![news(answer::reasoning(text, detail))]
+    }
+}
