@@ -1,9 +1,11 @@
 //! Which models exist, where, at what price, with which abilities; money arithmetic. No IO.
 
 mod config;
+mod document;
 mod endpoint;
 mod kind;
 mod listing;
+mod merge;
 mod money;
 mod names;
 mod price;
@@ -11,9 +13,11 @@ mod record;
 mod resolve;
 
 pub use config::{AbilityName, EndpointConfig, ModelConfig, TierConfig};
+pub use document::{Document, DocumentError, Offered, OfferedModel};
 pub use endpoint::{Endpoint, Negotiated, Reach};
 pub use kind::{Billing, Facts, Kind};
 pub use listing::{EndpointRow, Listing, ListingError, Makes, ModelRow, Names, ProviderRow, RateRow, Status, TierRow};
+pub use merge::{Change, Event, MergeError};
 pub use money::NanoUsd;
 pub use price::{Price, Rates, Tier};
 pub use record::{Percentiles, Record};

@@ -58,7 +58,7 @@ fn note(names: &mut HashMap<String, Meant>, name: String, model: &str, claim: Cl
 }
 
 /// A name without what people spell differently: case, and dots, underscores and dashes.
-fn spelled(name: &str) -> String {
+pub(crate) fn spelled(name: &str) -> String {
     name.chars().map(|c| if matches!(c, '.' | '_' | '@') { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 

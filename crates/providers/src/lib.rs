@@ -34,6 +34,7 @@ pub use gate::{Refusal, Ticket};
 pub use outbound::{Outbound, Received};
 pub use provider::Provider;
 pub use queue::WEIGHT_MAX;
+pub use reqwest::Error as ClientError;
 pub use secret::Secret;
 pub use settings::ExecutionConfig;
 pub use slot::Limit;

@@ -2,8 +2,11 @@
 
 use crate::body::Body;
 use crate::client::{LIMITS, builder, send_failure};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
+use crate::provider::Provider;
 use bytes::Bytes;
+use catalog::Kind as ProviderKind;
+use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -39,17 +42,44 @@ impl Outbound {
         Ok(Self { client: builder(Duration::from_secs(3)).build()?, deadline })
     }
 
+    /// Gets a document, whatever the status.
+    ///
+    /// # Errors
+    /// When no whole answer comes within the deadline.
+    pub async fn get(&self, url: &str) -> Result<Received, Failure> {
+        self.receive(url, self.client.get(url)).await
+    }
+
+    /// A provider's own list of models.
+    ///
+    /// # Errors
+    /// When its kind has none that we read, or no whole answer comes within the deadline.
+    pub async fn models_of(&self, provider: &Provider) -> Result<Received, Failure> {
+        let fail = |message: &str| Failure::new(&provider.name, Kind::Inexpressible, message);
+        if !matches!(provider.kind, ProviderKind::Openai | ProviderKind::Anthropic | ProviderKind::Simulated) {
+            return Err(fail("lists its models in a way that is not read"));
+        }
+        let base = provider.base.as_str().trim_end_matches('/');
+        let url = Url::parse(&format!("{base}/models?limit=1000")).map_err(|_| fail("its address is none"))?;
+        let credential = provider.credentials.first().ok_or_else(|| fail("has no credential"))?;
+        let headers = credential.headers_for(&url, provider.kind, &[], &self.client).await?;
+        self.receive(&provider.name, self.client.get(url).headers(headers)).await
+    }
+
+    async fn receive(&self, name: &str, request: reqwest::RequestBuilder) -> Result<Received, Failure> {
+        let by = Instant::now() + self.deadline;
+        let response = request.timeout(self.deadline).send().await.map_err(|error| send_failure(name, &error))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = Body::open(name, response)?.read_all(LIMITS.reply_bytes_max, by).await?;
+        Ok(Received { status, headers, body })
+    }
+
     /// Posts JSON with a bearer token and reads the answer, whatever its status.
     ///
     /// # Errors
     /// When no whole answer comes within the deadline.
     pub async fn post(&self, url: &str, token: &str, body: String) -> Result<Received, Failure> {
-        let by = Instant::now() + self.deadline;
-        let request = self.client.post(url).timeout(self.deadline).header(CONTENT_TYPE, "application/json");
-        let request = request.header(AUTHORIZATION, format!("Bearer {token}")).body(body);
-        let response = request.send().await.map_err(|error| send_failure(url, &error))?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = Body::open(url, response)?.read_all(LIMITS.reply_bytes_max, by).await?;
-        Ok(Received { status, headers, body })
+        let request = self.client.post(url).header(CONTENT_TYPE, "application/json");
+        self.receive(url, request.header(AUTHORIZATION, format!("Bearer {token}")).body(body)).await
     }
 }

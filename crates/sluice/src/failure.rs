@@ -1,5 +1,6 @@
 //! Why a command failed, and its exit code: 1 failed, 2 wrong usage.
 
+use catalog::{DocumentError, ListingError, MergeError};
 use database::DatabaseError;
 use gateway::StartError;
 use gateway::config::ConfigError;
@@ -30,6 +31,16 @@ pub(crate) enum Failure {
     Predictor(#[from] PredictorError),
     #[error("{0}")]
     Request(String),
+    #[error("{0}")]
+    Catalogue(#[from] ListingError),
+    #[error("{0}")]
+    Document(#[from] DocumentError),
+    #[error("not merged: {0}")]
+    Merge(#[from] MergeError),
+    #[error("{0}")]
+    Upstream(#[from] Box<providers::Failure>),
+    #[error("{0}")]
+    Client(#[from] providers::ClientError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }

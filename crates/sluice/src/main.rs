@@ -1,5 +1,6 @@
 //! The command line.
 
+mod catalog;
 mod check;
 mod demo;
 mod eval;
@@ -36,6 +37,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Checks a configuration file and names every mistake with its line.
     Check(check::Arguments),
+    /// Lists models and prices, and brings them up to date.
+    #[command(subcommand)]
+    Catalog(catalog::Command),
     /// Makes, lists and revokes virtual keys.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -64,6 +68,7 @@ async fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Check(arguments) => check::run(&arguments),
+        Command::Catalog(command) => catalog::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Ledger(command) => ledger::run(command).await,
         Command::Simulate(arguments) => simulate::run(arguments).await,

@@ -1,7 +1,8 @@
-//! Reloading the configuration: when its file changes, and on SIGHUP.
+//! Reloading configuration and catalogue: when a file of theirs changes, and on SIGHUP.
 
+use crate::catalog::Store;
 use crate::failure::Failure;
-use crate::serve::{environment, read_config};
+use crate::serve::{environment, read_current};
 use gateway::Gateway;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Where the configuration comes from.
 pub(crate) struct Source {
     pub file: Option<PathBuf>,
+    /// Where newer prices appear.
+    pub store: Store,
     /// The simulator that `serve` started, where it did.
     pub simulator: Option<String>,
 }
@@ -19,14 +22,16 @@ pub(crate) struct Source {
 impl Source {
     /// Reads and checks the configuration, then swaps it in; one that has a mistake changes nothing.
     fn reload(&self, gateway: &Gateway) -> Result<Vec<&'static str>, Failure> {
-        let file = read_config(self.file.as_deref())?;
+        let file = read_current(self.file.as_deref())?;
         let simulator = self.simulator.as_deref().filter(|_| file.needs_simulator(environment));
         Ok(gateway.reload(file.check(environment, simulator)?))
     }
 
-    fn changed(&self) -> Option<SystemTime> {
+    /// When the configuration and the catalogue were changed.
+    fn changed(&self) -> [Option<SystemTime>; 2] {
         let path = self.file.as_deref().unwrap_or(Path::new(crate::serve::DEFAULT_FILE));
-        std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+        let configuration = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        [configuration, self.store.changed()]
     }
 
     /// Reloads whenever there is a reason to; never returns.
@@ -38,14 +43,14 @@ impl Source {
                 () = hangups.next() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {
                     let changed = self.changed();
-                    if changed == known || changed.is_none() {
+                    if changed == known || changed == [None, None] {
                         continue;
                     }
                     known = changed;
                 }
             }
             match self.reload(gateway) {
-                Ok(left) if left.is_empty() => eprintln!("reloaded the configuration"),
+                Ok(left) if left.is_empty() => eprintln!("reloaded configuration and catalogue"),
                 Ok(left) => {
                     eprintln!("reloaded the configuration; [{}] needs a restart and is as before", left.join("], ["))
                 }

@@ -1,5 +1,6 @@
 //! `sluice serve`: the gateway, and with no credential at all the simulator behind it.
 
+use crate::catalog::Store;
 use crate::failure::Failure;
 use crate::reload::Source;
 use gateway::{App, ConfigFile, StartError, serve};
@@ -29,18 +30,26 @@ pub(crate) fn read_config(named: Option<&Path>) -> Result<ConfigFile, Failure> {
     }
 }
 
+/// The configuration with the newest prices that were merged.
+pub(crate) fn read_current(named: Option<&Path>) -> Result<ConfigFile, Failure> {
+    let file = read_config(named)?;
+    let listing = Store::beside(file.database()).listing()?;
+    Ok(file.with_listing(listing))
+}
+
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let file = read_config(arguments.config.as_deref())?;
+    let file = read_current(arguments.config.as_deref())?;
     let simulator = if file.needs_simulator(environment) {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         Some(Simulator::start(listener, SimulatedModel::shipped(Duration::from_millis(50)), Answers::default())?)
     } else {
         None
     };
+    let store = Store::beside(file.database());
     let address = arguments.listen.unwrap_or_else(|| file.listen().to_owned());
     let simulated = simulator.as_ref().map(Simulator::base_url);
     let config = file.check(environment, simulated.as_deref())?;
@@ -50,7 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let started = App::start(config, admin_key.as_deref()).await?;
     greet(&started, listener.local_addr()?);
     let gateway = serve(started, listener)?;
-    let source = Source { file: arguments.config, simulator: simulated };
+    let source = Source { file: arguments.config, store, simulator: simulated };
     tokio::select! {
         () = source.watch(&gateway) => {}
         () = stop_signal() => {}

@@ -139,7 +139,9 @@ impl Stack {
         let more = &more.replace("SIMULATOR", &url);
         text.push_str(more);
         let file = ConfigFile::parse("test.toml", text).expect("the configuration parses");
-        file.check(secret, None).unwrap_or_else(|error| panic!("{error}"))
+        // A service account's tokens are bought where its models are.
+        let upstream = more.split("base_url = \"").last().and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        file.check(|name| secret(name, upstream), None).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -195,8 +197,15 @@ pub(crate) async fn simulator(more: Vec<SimulatedModel>) -> Simulator {
     Simulator::start(listener, models, Answers::default()).expect("a simulator")
 }
 
-/// The environment of the tests: variables that begin with `KEY_` hold a credential that names them.
-fn secret(name: &str) -> Option<String> {
+/// The environment of the tests: variables that begin with `KEY_` hold a credential that names them. `SERVICE_ACCOUNT` is
+/// one of Google's, of nobody, whose tokens come from the upstream at `url`.
+fn secret(name: &str, url: &str) -> Option<String> {
+    if name == "SERVICE_ACCOUNT" {
+        let key = include_str!("../../service_account.pem");
+        let account =
+            json!({"client_email": "nobody@example.org", "private_key": key, "token_uri": format!("{url}/token")});
+        return Some(account.to_string());
+    }
     name.starts_with("KEY_").then(|| format!("sk-{name}"))
 }
 
