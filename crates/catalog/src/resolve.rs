@@ -176,9 +176,12 @@ impl Catalog {
 
     /// A fine-tuned model: where its base is served, under its own name and at its own price, where that is known.
     fn fine_tuned(&self, name: &str) -> Option<Arc<Model>> {
-        let base_name = fine_tuned_base(name)?;
-        let base = self.models.get(self.names.model(base_name).unwrap_or(base_name))?;
-        let rates = self.listing.as_ref()?.names.fine_tuned.get(&base.id)?;
+        let prices = &self.listing.as_ref()?.names.fine_tuned;
+        let dated = fine_tuned_base(name)?;
+        let (base, rates) = [dated, without_date(dated)].into_iter().find_map(|base| {
+            let model = self.models.get(self.names.model(base).unwrap_or(base))?;
+            Some((model, prices.get(&model.id)?))
+        })?;
         let upstream = name.strip_prefix("openai/").unwrap_or(name);
         let at_author =
             base.endpoints.iter().filter(|endpoint| endpoint.provider == "openai" && endpoint.tag.is_none());
@@ -247,6 +250,14 @@ impl Catalog {
     }
 }
 
+/// `gpt-4o-mini` of `gpt-4o-mini-2024-07-18`.
+fn without_date(name: &str) -> &str {
+    let date_at = name.len().checked_sub("-2024-07-18".len());
+    let split = date_at.and_then(|at| name.split_at_checked(at));
+    let is_date = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '-');
+    split.filter(|(_, date)| date.starts_with('-') && is_date(date)).map_or(name, |(stem, _)| stem)
+}
+
 /// A successor may have been withdrawn too, so many times over.
 const SUCCESSIONS_MAX: usize = 8;
 /// Credentials named in a message.
@@ -275,4 +286,178 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Vec<Strin
     let mut scored: Vec<(f64, &String)> = known.map(|id| (likeness(id), id)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     scored.into_iter().filter(|(score, _)| *score >= SIMILAR_ENOUGH).take(3).map(|(_, id)| id.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Negotiated;
+    use crate::kind::Billing;
+    use crate::price::Rates;
+    use protocol::dialect::Quirks;
+
+    /// A catalogue that reaches every provider of the shipped list.
+    fn everything() -> (Catalog, Arc<Listing>) {
+        let listing = Listing::shipped().expect("reads");
+        let mut catalog = Catalog::default();
+        let all: Vec<Reach> = listing.providers.values().map(reach).collect();
+        catalog.join(&listing, &all);
+        (catalog, listing)
+    }
+
+    fn reach(row: &crate::ProviderRow) -> Reach {
+        Reach {
+            provider: row.id.clone(),
+            kind: row.kind,
+            facts: row.facts.clone(),
+            aggregator: row.aggregator,
+            fee: row.fee,
+            billing: row.billing,
+            quirks: Quirks::default(),
+            names: Arc::default(),
+            negotiated: Vec::new(),
+            all_negotiated: false,
+        }
+    }
+
+    #[track_caller]
+    fn check(catalog: &Catalog, name: &str, model: &str, in_place_of: Option<&str>) {
+        let resolved = catalog.resolve(name).unwrap_or_else(|error| panic!("{error:?}"));
+        assert_eq!((resolved.model.id.as_str(), resolved.in_place_of.as_deref()), (model, in_place_of), "{name}");
+    }
+
+    #[test]
+    fn names_that_people_use_find_their_model_or_its_successor() {
+        let (catalog, _) = everything();
+        let rows = [
+            ("openai/gpt-4o", "openai/gpt-4o", None),
+            ("gpt-4o", "openai/gpt-4o", None),
+            ("openai/gpt-5.1", "openai/gpt-5.1", None),
+            ("openai/gpt-5-1", "openai/gpt-5.1", None),
+            ("gpt-5.1-chat-latest", "openai/gpt-5.1-chat", None),
+            ("anthropic/claude-sonnet-4.6", "anthropic/claude-sonnet-4.6", None),
+            ("claude-sonnet-4-6", "anthropic/claude-sonnet-4.6", None),
+            ("claude-sonnet-4-5-20250929", "anthropic/claude-sonnet-4.5", None),
+            ("anthropic.claude-sonnet-4-6", "anthropic/claude-sonnet-4.6", None),
+            ("groq/llama-3.3-70b-versatile", "groq/llama-3.3-70b-versatile", None),
+            ("meta-llama/Llama-3.3-70B-Instruct", "meta-llama/llama-3.3-70b-instruct", None),
+            ("~anthropic/claude-sonnet-latest", "anthropic/claude-sonnet-5", None),
+            ("anthropic/claude-3.5-sonnet", "anthropic/claude-sonnet-4.6", Some("anthropic/claude-3.5-sonnet")),
+            ("anthropic/claude-3-5-sonnet", "anthropic/claude-sonnet-4.6", Some("anthropic/claude-3.5-sonnet")),
+            ("google/gemini-2.0-flash", "google/gemini-2.0-flash", None),
+            ("google/gemini-2.0-flash-001", "google/gemini-2.0-flash", None),
+            ("google/gemini-3-pro", "google/gemini-3-pro-preview", None),
+            ("x-ai/grok-4", "x-ai/grok-4.3", Some("x-ai/grok-4")),
+            ("openrouter/auto", "auto", None),
+        ];
+        for (name, model, in_place_of) in rows {
+            match model {
+                "auto" => assert_eq!(catalog.meant(name), "auto"),
+                _ => check(&catalog, name, model, in_place_of),
+            }
+        }
+        assert!(catalog.successor_of("google/gemini-2.0-flash").is_some(), "it has one for the day it is gone");
+        let unknown = catalog.resolve("openai/gtp-4o").expect_err("a typing error");
+        assert!(unknown.nearest.contains(&"openai/gpt-4o".to_owned()), "{unknown:?}");
+        assert!(catalog.resolve("zzz").expect_err("unknown").nearest.is_empty());
+    }
+
+    #[test]
+    fn every_name_of_openrouter_and_every_reviewed_name_resolves() {
+        let (catalog, listing) = everything();
+        let of_openrouter: Vec<&str> =
+            listing.endpoints.iter().filter(|row| row.provider == "openrouter").map(|row| row.name.as_str()).collect();
+        assert!(of_openrouter.len() > 300);
+        let reviewed = listing.names.aliases.keys().chain(listing.names.successors.keys()).map(String::as_str);
+        for name in of_openrouter.into_iter().chain(reviewed) {
+            assert!(catalog.meant(name) == "auto" || catalog.resolve(name).is_ok(), "{name}");
+        }
+        for target in listing.names.aliases.values().chain(listing.names.successors.values()) {
+            assert!(
+                target == "auto"
+                    || listing.models.contains_key(target)
+                    || listing.names.successors.contains_key(target),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_known_model_without_a_credential_names_those_that_would_do() {
+        let listing = Listing::shipped().expect("reads");
+        let mut catalog = Catalog::default();
+        catalog.join(&listing, &[reach(&listing.providers["cohere"])]);
+        let unknown = catalog.resolve("anthropic/claude-sonnet-4.6").expect_err("nobody serves it");
+        assert!(!unknown.needs.is_empty() && unknown.nearest.is_empty(), "{unknown:?}");
+        assert!(catalog.resolve("cohere/command-a").is_ok() || catalog.models().count() > 5);
+    }
+
+    #[test]
+    fn a_fine_tuned_model_has_its_own_name_and_price_or_is_refused() {
+        let (catalog, _) = everything();
+        let name = "ft:gpt-4o-mini-2024-07-18:acme::abc";
+        let tuned = catalog.resolve(name).expect("its base's price is known").model;
+        let [endpoint] = tuned.endpoints.as_slice() else { panic!("{tuned:?}") };
+        assert_eq!((endpoint.provider.as_str(), endpoint.name.as_str()), ("openai", name));
+        assert_eq!((endpoint.price.base.input, endpoint.price.base.output), (300_000_000, 1_200_000_000));
+        assert!(catalog.resolve("ft:gpt-4.1-2025-04-14:acme::abc").is_err(), "a price nobody knows is not the base's");
+    }
+
+    #[test]
+    fn the_shipped_list_is_sound() {
+        let (catalog, listing) = everything();
+        let mut chats = 0;
+        for model in catalog.models() {
+            for endpoint in &model.endpoints {
+                let rates = endpoint.price.base;
+                let is_free = rates.input == 0 && rates.output == 0;
+                assert_eq!(
+                    is_free && endpoint.billing == Billing::PerToken,
+                    false,
+                    "{} is free and does not say so",
+                    endpoint.id
+                );
+                assert!(endpoint.billing != Billing::Free || model.id.ends_with(":free"), "{}", endpoint.id);
+                assert!(endpoint.context_tokens > 0, "{}", endpoint.id);
+                assert!(endpoint.price.tiers.is_sorted_by_key(|tier| tier.over_tokens), "{}", endpoint.id);
+            }
+            chats += usize::from(model.makes == Makes::Chat);
+        }
+        assert!(chats >= 400 && listing.providers.len() >= 60, "{chats} models, {} providers", listing.providers.len());
+        let openrouter = catalog.resolve("openai/gpt-4o").expect("known").model;
+        let of = |provider: &str| {
+            openrouter.endpoints.iter().find(|endpoint| endpoint.provider == provider).expect("served")
+        };
+        assert_eq!(
+            of("openrouter").price.base.input * 1_000,
+            of("openai").price.base.input * 1_055,
+            "5.5 % are in the price"
+        );
+        assert!(of("openrouter").aggregator && !of("openai").aggregator);
+    }
+
+    #[test]
+    fn a_credential_with_prices_of_its_own_is_an_endpoint_of_its_own() {
+        let listing = Listing::shipped().expect("reads");
+        let own = |credential: &str, discount: f64| Negotiated {
+            credential: credential.to_owned(),
+            discount,
+            prices: BTreeMap::from([("openai/gpt-4o".to_owned(), Rates::of(1, 2))]),
+        };
+        let mut reach = reach(&listing.providers["openai"]);
+        reach.negotiated = vec![own("KEY_A", 0.5)];
+        let mut catalog = Catalog::default();
+        catalog.join(&listing, std::slice::from_ref(&reach));
+        let priced = |catalog: &Catalog, model: &str| -> Vec<(Option<String>, u64)> {
+            let model = catalog.resolve(model).expect("known").model;
+            model.endpoints.iter().map(|endpoint| (endpoint.credential.clone(), endpoint.price.base.input)).collect()
+        };
+        let a = || Some("KEY_A".to_owned());
+        assert_eq!(priced(&catalog, "openai/gpt-4o"), [(a(), 1), (None, 2_500_000_000)]);
+        assert_eq!(priced(&catalog, "openai/gpt-4o-mini"), [(a(), 75_000_000), (None, 150_000_000)]);
+        reach.all_negotiated = true;
+        let mut catalog = Catalog::default();
+        catalog.join(&listing, &[reach]);
+        assert_eq!(priced(&catalog, "openai/gpt-4o"), [(a(), 1)]);
+    }
 }

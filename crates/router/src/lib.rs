@@ -6,6 +6,8 @@ mod endpoints;
 mod features;
 mod policy;
 mod predictor;
+#[cfg(test)]
+mod rules;
 
 pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Wanted, decide, estimate_tokens};
 pub use endpoints::{Suffixes, parameters};

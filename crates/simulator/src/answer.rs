@@ -120,6 +120,7 @@ impl Answer {
             Fault::Limited => with(429, Some(1)),
             Fault::Refused => with(400, None),
             Fault::Credential => with(401, None),
+            Fault::Withdrawn => with(404, None),
             Fault::Broken => with(500, None),
             Fault::Unavailable => with(503, Some(1)),
             Fault::Overloaded => with(529, None),

@@ -19,6 +19,9 @@ pub enum Fault {
     Refused,
     #[serde(rename = "401")]
     Credential,
+    /// 404: the model is withdrawn.
+    #[serde(rename = "404")]
+    Withdrawn,
     #[serde(rename = "500")]
     Broken,
     /// 503 with `Retry-After: 1`.
@@ -84,12 +87,13 @@ pub enum Fault {
 }
 
 /// All faults with their names, for `GET /control/faults` and the models `sim/fault-NAME`.
-pub const FAULTS: [Fault; 34] = [
+pub const FAULTS: [Fault; 35] = [
     Fault::RateLimited,
     Fault::RateLimitedBare,
     Fault::Limited,
     Fault::Refused,
     Fault::Credential,
+    Fault::Withdrawn,
     Fault::Broken,
     Fault::Unavailable,
     Fault::Overloaded,

@@ -3,10 +3,12 @@
 mod budget;
 mod cache;
 mod cache_pairs;
+mod catalogue;
 mod chat;
 mod clients;
 mod configuration;
 mod dialects;
+mod endpoints;
 mod execution;
 mod fallback;
 mod faults;

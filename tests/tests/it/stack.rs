@@ -1,9 +1,11 @@
 //! A gateway and a simulator on ports of their own, and a client that speaks to them.
 
+use catalog::Listing;
 use gateway::{App, Config, ConfigFile, Gateway, serve};
 use serde_json::{Value, json};
 use simulator::{Answers, SimulatedModel, Simulator};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -106,6 +108,11 @@ impl Stack {
 
     /// The configuration with `more` in it.
     pub(crate) fn checked(&self, more: &str) -> Config {
+        self.checked_with(more, None)
+    }
+
+    /// The same with another list of models and prices than the shipped one.
+    pub(crate) fn checked_with(&self, more: &str, listing: Option<Arc<Listing>>) -> Config {
         let mut text = String::new();
         if !more.contains("[database]") {
             text.push_str("[database]\n");
@@ -141,6 +148,10 @@ impl Stack {
         let file = ConfigFile::parse("test.toml", text).expect("the configuration parses");
         // A service account's tokens are bought where its models are.
         let upstream = more.split("base_url = \"").last().and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        let file = match listing {
+            Some(listing) => file.with_listing(listing),
+            None => file,
+        };
         file.check(|name| secret(name, upstream), None).unwrap_or_else(|error| panic!("{error}"))
     }
 
