@@ -110,6 +110,8 @@ def endpoint_row(fact, slug, provider):
         row["status"] = "deprecated"
     for rule in REVIEW["endpoints"]:
         if re.search(rule["provider"], fact["provider"]) and re.search(rule["name"], fact["id"]):
+            if rule.get("skip"):
+                return None
             row |= {key: value for key, value in rule.items() if key not in ("provider", "name", "adds")}
             row["abilities"] += [rule["adds"]] if "adds" in rule else []
     if quantized := re.search(r"-(fp8|fp4|nvfp4|bf16|int4|int8|mxfp4)\b", fact["id"].lower()):
@@ -215,6 +217,7 @@ def main():
         if slug and not re.match(REVIEW["floating"], slug):
             facts[fact["provider"], fact["id"]] = fact
             found.append(endpoint_row(fact, slug, spoken[fact["provider"]]))
+    found = [row for row in found if row]
     endpoints, names = same_provider_twice(plausible(found))
     endpoints.sort(key=lambda row: (row["model"], row["provider"], row.get("tag", "")))
     served = {row["provider"] for row in endpoints}

@@ -46,6 +46,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// True where whoever reads our output has left.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Usage(_) | Self::Answers(_) | Self::Outcomes(_) => ExitCode::from(2),

@@ -77,6 +77,7 @@ async fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS, // as when `head` has seen enough
         Err(failure) => {
             eprintln!("error: {failure}");
             failure.exit_code()

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use catalog::{Billing, EndpointRow, Listing, Makes};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -33,25 +34,27 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (_, store) = opened(arguments.config.as_deref())?;
     let listing = Store::listing(&store)?;
-    if arguments.providers {
-        providers(&listing, arguments.json);
+    let mut out = std::io::stdout().lock();
+    let written = if arguments.providers {
+        providers(&listing, arguments.json, &mut out)
     } else if arguments.totals {
-        totals(&listing, arguments.json);
+        totals(&listing, arguments.json, &mut out)
     } else if arguments.spread {
-        spread(&listing, arguments.json);
+        spread(&listing, arguments.json, &mut out)
     } else {
-        endpoints(&listing, arguments);
-    }
-    Ok(())
+        endpoints(&listing, arguments, &mut out)
+    };
+    Ok(written?)
 }
 
-fn providers(listing: &Listing, json: bool) {
+fn providers(listing: &Listing, json: bool, out: &mut impl Write) -> io::Result<()> {
     for row in listing.providers.values() {
         let known = |fact: Option<bool>| fact.map_or("unknown", |fact| if fact { "yes" } else { "no" });
         if json {
-            println!("{}", json!(row));
+            writeln!(out, "{}", json!(row))?;
         } else {
-            println!(
+            writeln!(
+                out,
                 "{:<26} {:<10} {}{}  stores prompts: {}, trains on them: {}",
                 row.id,
                 format!("{:?}", row.kind).to_lowercase(),
@@ -59,12 +62,13 @@ fn providers(listing: &Listing, json: bool) {
                 if row.aggregator { "  (aggregator)" } else { "" },
                 known(row.facts.stores_prompts),
                 known(row.facts.trains_on_prompts),
-            );
+            )?;
         }
     }
+    Ok(())
 }
 
-fn endpoints(listing: &Listing, arguments: &Arguments) {
+fn endpoints(listing: &Listing, arguments: &Arguments, out: &mut impl Write) -> io::Result<()> {
     let mut shown = 0;
     for row in &listing.endpoints {
         let other = arguments.provider.as_ref().is_some_and(|provider| *provider != row.provider);
@@ -73,7 +77,7 @@ fn endpoints(listing: &Listing, arguments: &Arguments) {
         }
         shown += 1;
         if arguments.json {
-            println!("{}", json!(row));
+            writeln!(out, "{}", json!(row))?;
             continue;
         }
         let billing = match row.billing {
@@ -81,11 +85,12 @@ fn endpoints(listing: &Listing, arguments: &Arguments) {
             Billing::Free => "free".to_owned(),
             Billing::FlatRate => "flat rate".to_owned(),
         };
-        println!("{}  {billing}  {} tokens  {}", row.id(), row.context, row.name);
+        writeln!(out, "{}  {billing}  {} tokens  {}", row.id(), row.context, row.name)?;
     }
     if !arguments.json {
-        println!("{shown} endpoints; prices of {} ({})", listing.as_of, listing.source);
+        writeln!(out, "{shown} endpoints; prices of {} ({})", listing.as_of, listing.source)?;
     }
+    Ok(())
 }
 
 /// Endpoints that are paid by the token, by model; only of models that write.
@@ -106,7 +111,7 @@ fn is_direct(listing: &Listing, row: &EndpointRow) -> bool {
     listing.providers.get(&row.provider).is_some_and(|provider| !provider.aggregator)
 }
 
-fn totals(listing: &Listing, json: bool) {
+fn totals(listing: &Listing, json: bool, out: &mut impl Write) -> io::Result<()> {
     let paid = paid(listing);
     let providers: BTreeSet<&str> = paid.values().flatten().map(|row| row.provider.as_str()).collect();
     let direct = |rows: &&Vec<&EndpointRow>| {
@@ -119,14 +124,15 @@ fn totals(listing: &Listing, json: bool) {
     if json {
         let totals = json!({"models": paid.len(), "endpoints": endpoints, "providers": providers.len(),
             "models_at_two_direct_providers": at_two, "as_of": listing.as_of, "source": listing.source});
-        println!("{totals}");
-        return;
+        writeln!(out, "{totals}")?;
+        return Ok(());
     }
-    println!("{:>5} models that write, with a known price and a dialect we speak", paid.len());
-    println!("{endpoints:>5} endpoints of them");
-    println!("{:>5} providers", providers.len());
-    println!("{at_two:>5} models at two or more direct providers");
-    println!("      prices of {} ({})", listing.as_of, listing.source);
+    writeln!(out, "{:>5} models that write, with a known price and a dialect we speak", paid.len())?;
+    writeln!(out, "{endpoints:>5} endpoints of them")?;
+    writeln!(out, "{:>5} providers", providers.len())?;
+    writeln!(out, "{at_two:>5} models at two or more direct providers")?;
+    writeln!(out, "      prices of {} ({})", listing.as_of, listing.source)?;
+    Ok(())
 }
 
 /// Input and output in the proportion of chats: three tokens read for one written.
@@ -166,7 +172,7 @@ fn apart(listing: &Listing, endpoints: &[&EndpointRow]) -> Option<Apart> {
     widest
 }
 
-fn spread(listing: &Listing, json: bool) {
+fn spread(listing: &Listing, json: bool, out: &mut impl Write) -> io::Result<()> {
     let paid = paid(listing);
     let all: Vec<(&str, Apart)> =
         paid.iter().filter_map(|(model, rows)| Some((*model, apart(listing, rows)?))).collect();
@@ -181,13 +187,19 @@ fn spread(listing: &Listing, json: bool) {
     if json {
         let report = json!({"compared": all.len(), "cheapest_40_percent_below": worth.len(),
             "direct_only": {"compared": direct.len(), "cheapest_40_percent_below": direct_worth}});
-        println!("{report}");
-        return;
+        writeln!(out, "{report}")?;
+        return Ok(());
     }
-    println!("{} of {} models at several endpoints have one 40 % or more below the dearest", worth.len(), all.len());
-    println!("{direct_worth} of {} where only direct providers are compared", direct.len());
-    println!("(3 input tokens to 1 output token, fees included, the same number format as far as it is known)");
+    writeln!(
+        out,
+        "{} of {} models at several endpoints have one 40 % or more below the dearest",
+        worth.len(),
+        all.len()
+    )?;
+    writeln!(out, "{direct_worth} of {} where only direct providers are compared", direct.len())?;
+    writeln!(out, "(3 input tokens to 1 output token, fees included, the same number format as far as it is known)")?;
     for (model, Apart { share, cheapest, dearest }) in worth.into_iter().take(15) {
-        println!("  {model}: {cheapest} is {:.0} % below {dearest}", share * 100.0);
+        writeln!(out, "  {model}: {cheapest} is {:.0} % below {dearest}", share * 100.0)?;
     }
+    Ok(())
 }
