@@ -320,6 +320,28 @@ async fn each_kind_proves_itself_in_its_own_way() {
 }
 
 #[tokio::test]
+async fn azure_takes_a_token_that_the_clients_secret_buys() {
+    let upstream = Upstream::start().await;
+    let url = upstream.url();
+    let more = format!("entra_tenant = \"tenant\"\nentra_client_id = \"app\"\nentra_authority = \"{url}/token\"\n");
+    let way = Way { kind: "azure", dialect: "openai_chat", more: Box::leak(more.into_boxed_str()) };
+    let stack = stack(&way, &upstream).await;
+    upstream.will_answer(200, &golden("openai_chat", &["reply_openai_text"]).expect("on file")["wire"]);
+    let body = json!({"model": "a/b", "messages": [{"role": "user", "content": "x"}]});
+    for _ in 0..2 {
+        assert_eq!(stack.chat(&body).await.status, 200);
+    }
+    let asked = upstream.asked();
+    let lines: Vec<&str> = asked.iter().map(|asked| asked.line.as_str()).collect();
+    let call = "POST /openai/v1/chat/completions HTTP/1.1";
+    assert_eq!(lines, ["POST /token/tenant/oauth2/v2.0/token HTTP/1.1", call, call]);
+    assert_eq!(asked[1].header("authorization"), "Bearer bought-token");
+    let form = String::from_utf8_lossy(&asked[0].body).into_owned();
+    assert!(form.contains("grant_type=client_credentials") && form.contains("client_id=app"), "{form}");
+    assert!(form.contains("client_secret=sk-KEY_UP") && asked[1].header("api-key").is_empty(), "{form}");
+}
+
+#[tokio::test]
 async fn a_request_without_words_at_one_provider_goes_to_the_next() {
     let upstream = Upstream::start().await;
     let config = format!(

@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 /// A comment is sent this often while a stream is silent, so that proxies keep it open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// A longer name of a conversation is not kept.
+const SESSION_BYTES_MAX: usize = 256;
+
 pub(super) async fn complete(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
     let started = Instant::now();
     match answer(&app, &headers, body, started).await {
@@ -65,7 +68,7 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) ->
     Ok(response)
 }
 
-/// Reads the body and lets the headers make its cache rules stricter.
+/// Reads the body, lets the headers make its cache rules stricter, and takes the conversation's name from them.
 pub(super) fn read_request(body: &Bytes, headers: &HeaderMap) -> Result<ChatRequest, Error> {
     let mut request = ChatRequest::parse(body)?;
     let control = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -77,6 +80,10 @@ pub(super) fn read_request(body: &Bytes, headers: &HeaderMap) -> Result<ChatRequ
             "only-if-cached" if matches!(*mode, CacheMode::On | CacheMode::Exact) => *mode = CacheMode::Only,
             _ => {}
         }
+    }
+    if request.session.is_none() {
+        let session = headers.get("x-session-id").and_then(|value| value.to_str().ok());
+        request.session = session.filter(|session| session.len() <= SESSION_BYTES_MAX).map(str::to_owned);
     }
     if headers.get("x-openrouter-cache").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"false")) {
         *mode = CacheMode::Off;
