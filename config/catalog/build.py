@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the shipped catalogue (providers, models and endpoints, one JSON row a line) from the facts of models.dev.
+"""Writes the shipped catalogue (providers, models and endpoints, one JSON row a line) from the facts of models.dev, and the
+names that were left out, so that a refresh does not bring them back.
 
     python3 config/catalog/build.py --data DIR
 
@@ -17,6 +18,10 @@ import tomllib
 
 HERE = pathlib.Path(__file__).parent
 REVIEW = tomllib.loads((HERE / "review.toml").read_text())
+
+
+# Keys of a rule that say where it applies, or how.
+RULE_ONLY = ("provider", "name", "but_not", "adds", "skip")
 
 
 def rows(path):
@@ -38,8 +43,10 @@ def providers(facts):
         if not kind or review.get("skip") or not url or "127.0.0.1" in url or "localhost" in url:
             continue
         row = {"id": fact["id"], "name": fact["name"], "kind": kind, "base_url": url}
+        if kind == "openai" and not review.get("aggregator"):
+            row["history"] = "none"
         row["env"] = review.get("env") or [name for name in fact["env"] if f"${{{name}}}" not in url]
-        row |= {key: value for key, value in review.items() if key not in row}
+        row |= {key: value for key, value in review.items() if key not in row or key == "history"}
         table.append(row)
     return table
 
@@ -69,12 +76,14 @@ def slug_of(endpoint, candidates):
     return slug
 
 
-def price(cost):
+def price(cost, claude):
     """Dollars per million tokens. A cache price of 0 beside a priced input is a gap in the source, not a gift."""
     found = {"input": cost["input"], "output": cost["output"]}
     for key in ("cache_read", "cache_write"):
         if cost.get(key):
             found[key] = cost[key]
+    if claude and "cache_write" not in found:
+        found["cache_write"] = round(cost["input"] * 1.25, 6)  # platform.claude.com/docs/en/build-with-claude/prompt-caching
     if cost.get("reasoning", 0) > cost["output"]:
         found["reasoning_price"] = cost["reasoning"]
     return found
@@ -97,9 +106,10 @@ def endpoint_row(fact, slug, provider):
     row = {"model": slug, "provider": fact["provider"], "name": fact["id"]}
     if provider["kind"] == "bedrock" and (region := re.match(r"(us|eu|au|jp|apac|global)\.", fact["id"])):
         row |= {"tag": region[1], "region": region[1]}
-    row |= price(cost)
+    claude = slug.startswith("anthropic/") and cost["input"] > 0
+    row |= price(cost, claude)
     if tiers := cost.get("tiers"):
-        row["tiers"] = [{"over": tier["tier"]["size"]} | price({**cost, **tier}) for tier in tiers]
+        row["tiers"] = [{"over": tier["tier"]["size"]} | price({**cost, **tier}, claude) for tier in tiers]
     limit = fact["limit"]
     row |= {"context": limit["context"], "output_max": limit["output"], "abilities": abilities(fact)}
     if limit.get("input"):
@@ -109,10 +119,12 @@ def endpoint_row(fact, slug, provider):
     if fact.get("status") == "deprecated":
         row["status"] = "deprecated"
     for rule in REVIEW["endpoints"]:
-        if re.search(rule["provider"], fact["provider"]) and re.search(rule["name"], fact["id"]):
+        if re.search(rule["provider"], fact["provider"]) and re.search(rule["name"], fact["id"]) and not (
+            "but_not" in rule and re.search(rule["but_not"], fact["id"])
+        ):
             if rule.get("skip"):
                 return None
-            row |= {key: value for key, value in rule.items() if key not in ("provider", "name", "adds")}
+            row |= {key: value for key, value in rule.items() if key not in RULE_ONLY}
             row["abilities"] += [rule["adds"]] if "adds" in rule else []
     if quantized := re.search(r"-(fp8|fp4|nvfp4|bf16|int4|int8|mxfp4)\b", fact["id"].lower()):
         row["quantization"] = quantized[1]
@@ -120,6 +132,10 @@ def endpoint_row(fact, slug, provider):
         row["billing"] = "free" if slug.endswith(":free") else "flat_rate"
     elif provider.get("billing"):
         row["billing"] = provider["billing"]
+    if row.get("billing") == "flat_rate":
+        row |= {"input": 0.0, "output": 0.0}
+        for priced in ("cache_read", "cache_write", "reasoning_price", "tiers"):
+            row.pop(priced, None)
     return row
 
 
@@ -129,7 +145,9 @@ def kind_of(fact):
     if made == ["text"] and re.search(r"embed", fact["id"].lower()):
         return "embeddings"
     if made == ["text"]:
-        return None if re.search(REVIEW["not_chat"], fact["id"].lower()) and fact["provider"] != "openrouter" else "chat"
+        if re.search(REVIEW["not_chat"], fact["id"].lower()):
+            return "other" if fact["provider"] == "openrouter" else None
+        return "chat"
     # Other makers are known by OpenRouter's names, so that a name is never a riddle.
     if fact["provider"] == "openrouter" and "text" in made:
         return "images" if "image" in made else "audio"
@@ -224,6 +242,10 @@ def main():
     write("providers.jsonl", [row for row in sorted(spoken.values(), key=lambda row: row["id"]) if row["id"] in served])
     write("models.jsonl", model_rows(endpoints, facts, names))
     write("endpoints.jsonl", endpoints)
+    kept = {(row["provider"], row["name"]) for row in endpoints}
+    left_out = [f"{row['provider']}\t{row['id']}" for row in rows(folder / "endpoints.jsonl") if row["provider"] in spoken]
+    left_out = sorted(line for line in left_out if tuple(line.split("\t")) not in kept)
+    (HERE / "left_out.tsv").write_text("\n".join(left_out) + "\n")
     print(f"{len(served)} providers, {len({row['model'] for row in endpoints})} models, {len(endpoints)} endpoints")
 
 

@@ -124,6 +124,7 @@ pub enum AbilityName {
     JsonSchema,
     Images,
     Pdf,
+    Audio,
     Reasoning,
 }
 
@@ -135,6 +136,7 @@ impl AbilityName {
             Self::JsonSchema => "json_schema",
             Self::Images => "images",
             Self::Pdf => "pdf",
+            Self::Audio => "audio",
             Self::Reasoning => "reasoning",
         }
     }
@@ -146,6 +148,6 @@ fn output_tokens_reserved_max() -> u64 {
 
 /// An operator's own endpoint is trusted to do what it is asked, unless told otherwise.
 fn all_abilities() -> Vec<AbilityName> {
-    use AbilityName::{Images, JsonSchema, Pdf, Reasoning, Tools};
-    vec![Tools, JsonSchema, Images, Pdf, Reasoning]
+    use AbilityName::{Audio, Images, JsonSchema, Pdf, Reasoning, Tools};
+    vec![Tools, JsonSchema, Images, Pdf, Audio, Reasoning]
 }

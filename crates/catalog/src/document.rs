@@ -1,7 +1,7 @@
 //! Lists of models that others publish: models.dev's, OpenRouter's, and a provider's own, read into rows.
 
 use crate::config::AbilityName;
-use crate::kind::{Billing, Facts};
+use crate::kind::Billing;
 use crate::listing::{EndpointRow, Makes, RateRow, Status, TierRow};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -115,7 +115,6 @@ fn models_dev(provider: &str, name: &str, model: &Value) -> Option<OfferedModel>
             model: String::new(),
             provider: provider.to_owned(),
             name: name.to_owned(),
-            tag: None,
             rates,
             tiers,
             context: model["limit"]["context"].as_u64()?,
@@ -124,10 +123,7 @@ fn models_dev(provider: &str, name: &str, model: &Value) -> Option<OfferedModel>
             abilities: able(&abilities),
             no_sampling: model["temperature"] == Value::Bool(false),
             status: if model["status"] == "deprecated" { Status::Deprecated } else { Status::Active },
-            billing: Billing::PerToken,
-            dialect: None,
-            reasoning: None,
-            facts: Facts::default(),
+            ..EndpointRow::default()
         },
         name: model["name"].as_str().unwrap_or(name).to_owned(),
         released: model["release_date"].as_str().map(str::to_owned),
@@ -158,13 +154,28 @@ fn openrouter(model: &Value) -> Option<OfferedModel> {
         (AbilityName::Reasoning, parameter("reasoning")),
     ];
     let context = model["context_length"].as_u64()?;
+    let tier = |tier: &Value| {
+        let own = |field: &str| tier[field].as_str()?.parse::<f64>().ok().map(per_million);
+        let thinking = own("internal_reasoning").or_else(|| some("internal_reasoning"));
+        let output = own("completion").unwrap_or(output);
+        Some(TierRow {
+            over: (tier["min_prompt_tokens"].as_f64()? as u64).saturating_sub(1),
+            rates: RateRow {
+                input: own("prompt").unwrap_or(input),
+                output,
+                cache_read: own("input_cache_read").or_else(|| some("input_cache_read")),
+                cache_write: own("input_cache_write").or_else(|| some("input_cache_write")),
+                thinking: thinking.filter(|price| *price > output),
+            },
+        })
+    };
+    let overrides = model["pricing"]["overrides"].as_array().into_iter().flatten().filter_map(tier);
     let free = name.ends_with(":free");
     Some(OfferedModel {
         endpoint: EndpointRow {
             model: name.to_owned(),
             provider: "openrouter".to_owned(),
             name: name.to_owned(),
-            tag: None,
             rates: RateRow {
                 input,
                 output,
@@ -172,17 +183,14 @@ fn openrouter(model: &Value) -> Option<OfferedModel> {
                 cache_write: some("input_cache_write"),
                 thinking: some("internal_reasoning").filter(|price| *price > output),
             },
-            tiers: Vec::new(),
+            tiers: overrides.collect(),
             context,
             output_max: model["top_provider"]["max_completion_tokens"].as_u64().unwrap_or(context),
-            input_max: None,
             abilities: able(&abilities),
             no_sampling: !parameter("temperature"),
             status: if model["expiration_date"].is_string() { Status::Deprecated } else { Status::Active },
             billing: if free { Billing::Free } else { Billing::PerToken },
-            dialect: None,
-            reasoning: None,
-            facts: Facts::default(),
+            ..EndpointRow::default()
         },
         name: model["name"].as_str().unwrap_or(name).to_owned(),
         released: None,

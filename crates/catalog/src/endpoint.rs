@@ -26,6 +26,7 @@ pub struct Endpoint {
     pub price: Price,
     pub billing: Billing,
     pub context_tokens: u64,
+    pub input_tokens_max: u64,
     pub output_tokens_max: u64,
     pub output_tokens_reserved_max: u64,
     pub abilities: Vec<AbilityName>,
@@ -33,6 +34,8 @@ pub struct Endpoint {
     /// It passes requests on to others.
     pub aggregator: bool,
     pub deprecated: bool,
+    /// It takes a fee for each request, which is in no price.
+    pub request_fee: bool,
     /// Other names of its provider: what people call it, and OpenRouter's.
     pub provider_names: Arc<[String]>,
     /// Called with this credential only, whose price it is; with any where there is none.
@@ -54,6 +57,18 @@ impl Endpoint {
         let tagged = tag.is_none_or(|tag| self.tag.as_deref().is_some_and(|known| known.eq_ignore_ascii_case(tag)));
         tagged && (same(&self.provider) || self.provider_names.iter().any(|known| same(known)))
     }
+
+    /// True where `name` may mean it: as [`Endpoint::is_called`], and with a part behind the slash also where that is its
+    /// number format or region, or where nobody knows what it has of them. For keeping out rather too much than too little.
+    pub fn may_be_called(&self, name: &str) -> bool {
+        let Some((provider, part)) = name.split_once('/') else { return self.is_called(name) };
+        let facts = [self.tag.as_deref(), self.facts.quantization.as_deref(), self.facts.region.as_deref()];
+        let is_part = |fact: &str| {
+            fact.eq_ignore_ascii_case(part) || part.to_ascii_lowercase().starts_with(&fact.to_ascii_lowercase())
+        };
+        let mut known = facts.into_iter().flatten().peekable();
+        self.is_called(provider) && (known.peek().is_none() || known.any(is_part))
+    }
 }
 
 /// A provider that can be called, as far as the catalogue needs to know it.
@@ -68,10 +83,14 @@ pub struct Reach {
     pub quirks: Quirks,
     /// Other names of it.
     pub names: Arc<[String]>,
+    /// It is at another address than the list has: what is listed about prompts does not hold there.
+    pub elsewhere: bool,
     /// Credentials with prices of their own.
     pub negotiated: Vec<Negotiated>,
     /// Every credential has prices of its own.
     pub all_negotiated: bool,
+    /// The region of its address, where that decides what can be called (Bedrock).
+    pub aws_region: Option<String>,
 }
 
 /// What one credential pays instead of the listed price.
@@ -87,14 +106,22 @@ pub struct Negotiated {
 
 /// An endpoint of the list at a provider that can be called.
 pub(crate) fn listed(row: &EndpointRow, reach: &Reach) -> Endpoint {
+    let dialect = row.dialect.unwrap_or(reach.kind.dialect());
     let mut quirks = reach.quirks.clone();
     if row.no_sampling {
         quirks.rejects.extend(["temperature", "top_p"].map(str::to_owned));
     }
-    if let Some(form) = row.reasoning {
-        quirks.reasoning = form;
-    } else if !row.abilities.contains(&AbilityName::Reasoning) && quirks.reasoning == ReasoningForm::Effort {
+    quirks.reasoning = row.reasoning.unwrap_or(quirks.reasoning);
+    quirks.rejects.extend(row.rejects.iter().cloned());
+    quirks.thinking_tokens = row.thinking_tokens;
+    quirks.always_thinks = row.always_thinks;
+    quirks.efforts.clone_from(&row.efforts);
+    let own_bytes = dialect == Dialect::OpenaiChat && quirks.reasoning == ReasoningForm::AsAsked;
+    if !row.abilities.contains(&AbilityName::Reasoning) && !own_bytes {
         quirks.rejects.extend(["reasoning", "reasoning_effort"].map(str::to_owned));
+    }
+    if quirks.reasoning == ReasoningForm::Effort && quirks.efforts.is_empty() {
+        quirks.efforts = ["low", "medium", "high"].map(str::to_owned).to_vec(); // known everywhere
     }
     let tiers = row.tiers.iter().map(|tier| Tier { over_tokens: tier.over, rates: tier.rates.rates() });
     let price = Price { base: row.rates.rates(), tiers: tiers.collect() };
@@ -105,17 +132,19 @@ pub(crate) fn listed(row: &EndpointRow, reach: &Reach) -> Endpoint {
         provider: row.provider.clone(),
         tag: row.tag.clone(),
         name: row.name.clone(),
-        dialect: row.dialect.unwrap_or(reach.kind.dialect()),
+        dialect,
         quirks,
         price: price.scaled(reach.fee),
         billing: own.or(reach.billing).unwrap_or_default(),
         context_tokens: row.context,
+        input_tokens_max: row.input_max.unwrap_or(row.context).min(row.context),
         output_tokens_max: row.output_max,
         output_tokens_reserved_max: OUTPUT_TOKENS_RESERVED_MAX.min(row.output_max),
         abilities: row.abilities.clone(),
-        facts: row.facts.or(&reach.facts),
+        facts: if reach.elsewhere { reach.facts.clone() } else { row.facts.or(&reach.facts) },
         aggregator: reach.aggregator,
         deprecated: row.status == Status::Deprecated,
+        request_fee: row.request_fee,
         provider_names: Arc::clone(&reach.names),
         credential: None,
         first_token_timeout_ms: None,
@@ -132,11 +161,11 @@ impl RateRow {
     pub(crate) fn rates(&self) -> Rates {
         let nano = |usd: f64| NanoUsd::from_usd(usd).and_then(|nano| u64::try_from(nano.0).ok()).unwrap_or(0);
         let basic = Rates::of(nano(self.input), nano(self.output));
+        let written = self.cache_write.map_or(basic, |price| basic.with_cache_write(nano(price)));
         Rates {
             cache_read: self.cache_read.map_or(basic.cache_read, nano),
-            cache_write: self.cache_write.map_or(basic.cache_write, nano),
             output_thinking: self.thinking.map_or(basic.output, nano),
-            ..basic
+            ..written
         }
     }
 }
@@ -185,12 +214,14 @@ pub(crate) fn configured(id: &str, config: &EndpointConfig, price: Price, reach:
         price: price.scaled(reach.map_or(0.0, |reach| reach.fee)),
         billing: config.billing.or(reach.and_then(|reach| reach.billing)).unwrap_or_default(),
         context_tokens: config.context_tokens,
+        input_tokens_max: config.context_tokens,
         output_tokens_max: config.output_tokens_max,
         output_tokens_reserved_max: config.output_tokens_reserved_max,
         abilities: config.abilities.clone(),
         facts,
         aggregator: reach.is_some_and(|reach| reach.aggregator),
         deprecated: false,
+        request_fee: false,
         provider_names: reach.map_or_else(Arc::default, |reach| Arc::clone(&reach.names)),
         credential: None,
         first_token_timeout_ms: config.first_token_timeout_ms,
@@ -222,8 +253,9 @@ pub(crate) fn configured_price(
         let mut values = values.into_iter().zip(names).map(|(value, name)| value.map(|value| read(value, place, name)));
         let mut next = || values.next().flatten();
         let basic = Rates::of(next().unwrap_or(0), next().unwrap_or(0));
-        let (cache_read, cache_write) = (next().unwrap_or(basic.input), next().unwrap_or(basic.input));
-        Rates { cache_read, cache_write, ..basic }
+        let cache_read = next().unwrap_or(basic.input);
+        let written = next().map_or(basic, |price| basic.with_cache_write(price));
+        Rates { cache_read, ..written }
     };
     let base = rates(
         place,
@@ -246,4 +278,18 @@ pub(crate) fn configured_price(
     }
     tiers.sort_by_key(|tier| tier.over_tokens);
     Price { base, tiers }
+}
+
+/// True where a provider in this region serves an inference profile of such a tag; `None` tags serve where profiles are
+/// missing (docs.aws.amazon.com/bedrock/latest/userguide/inference-profiles-support.html).
+pub(crate) fn is_in_region(tag: &str, region: &str) -> bool {
+    match tag {
+        "global" => true,
+        "us" => region.starts_with("us-") || region.starts_with("ca-"),
+        "eu" => region.starts_with("eu-"),
+        "jp" => region == "ap-northeast-1" || region == "ap-northeast-3",
+        "au" => region == "ap-southeast-2" || region == "ap-southeast-4",
+        "apac" => region.starts_with("ap-"),
+        _ => true,
+    }
 }

@@ -11,6 +11,7 @@ mod names;
 mod price;
 mod record;
 mod resolve;
+mod review;
 
 pub use config::{AbilityName, EndpointConfig, ModelConfig, TierConfig};
 pub use document::{Document, DocumentError, Offered, OfferedModel};
@@ -19,6 +20,6 @@ pub use kind::{Billing, Facts, Kind};
 pub use listing::{EndpointRow, Listing, ListingError, Makes, ModelRow, Names, ProviderRow, RateRow, Status, TierRow};
 pub use merge::{Change, Event, MergeError};
 pub use money::NanoUsd;
-pub use price::{Price, Rates, Tier};
+pub use price::{Keeping, Price, Rates, Tier};
 pub use record::{Percentiles, Record};
 pub use resolve::{Catalog, CatalogError, Model, Resolved, UnknownModel};

@@ -3,9 +3,9 @@
 
 use crate::config::AbilityName;
 use crate::kind::{Billing, Facts, Kind};
-use protocol::dialect::{Dialect, ReasoningForm};
+use protocol::dialect::{Dialect, HistoryForm, ReasoningForm};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use thiserror::Error;
 
@@ -38,6 +38,9 @@ pub struct ProviderRow {
     pub rejects: Vec<String>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub reasoning: ReasoningForm,
+    /// How thoughts of earlier turns are sent back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub history: HistoryForm,
     /// It does not know the role `developer`, or the field `stream_options`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub no_developer_role: bool,
@@ -61,6 +64,8 @@ pub enum Makes {
     Embeddings,
     Images,
     Audio,
+    /// Judgements of texts, as guards make: served when named, never chosen by `auto`.
+    Other,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,7 +87,7 @@ pub struct ModelRow {
 }
 
 /// One model at one provider; prices in USD per million tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointRow {
     pub model: String,
@@ -113,6 +118,20 @@ pub struct EndpointRow {
     pub dialect: Option<Dialect>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<ReasoningForm>,
+    /// The efforts of thinking it knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub efforts: Vec<String>,
+    /// The least and the most tokens of thinking it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking_tokens: Option<[u64; 2]>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub always_thinks: bool,
+    /// Request fields that it refuses, beside its provider's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejects: Vec<String>,
+    /// A fee for each request, which is in no price.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_fee: bool,
     #[serde(flatten)]
     pub facts: Facts,
 }
@@ -127,7 +146,7 @@ pub enum Status {
     Deprecated,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RateRow {
     pub input: f64,
     pub output: f64,
@@ -158,6 +177,12 @@ pub struct Listing {
     pub providers: BTreeMap<String, ProviderRow>,
     pub models: BTreeMap<String, ModelRow>,
     pub endpoints: Vec<EndpointRow>,
+    /// What providers' own lists lack, as `provider/name`: other lists do not bring it back.
+    #[serde(default)]
+    pub gone: BTreeSet<String>,
+    /// What is offered without a price, as `provider/name`: said once.
+    #[serde(default)]
+    pub unpriced: BTreeSet<String>,
     #[serde(skip)]
     pub names: Names,
 }
@@ -213,6 +238,8 @@ impl Listing {
             providers: providers.into_iter().map(|row| (row.id.clone(), row)).collect(),
             models: models.into_iter().map(|row| (row.id.clone(), row)).collect(),
             endpoints,
+            gone: BTreeSet::new(),
+            unpriced: BTreeSet::new(),
             names,
         })
     }

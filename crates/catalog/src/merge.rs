@@ -3,10 +3,12 @@
 
 use crate::document::{Document, Offered, OfferedModel};
 use crate::kind::Billing;
-use crate::listing::{EndpointRow, Listing, Makes, ModelRow, RateRow, Status};
+use crate::listing::{EndpointRow, Listing, ListingError, Makes, ModelRow, RateRow, Status};
 use crate::names::spelled;
+use crate::review::{Meaning, Review};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// One change of the list, and its day.
@@ -42,10 +44,12 @@ pub enum Change {
 }
 
 /// Says that a document is not merged at all.
-#[derive(Debug, Clone, Error, PartialEq)]
+#[derive(Debug, Clone, Error)]
 pub enum MergeError {
     #[error("{provider}: {left} of its {known} models are left; a list this short is not believed")]
     TooShort { provider: String, known: usize, left: usize },
+    #[error("{0}")]
+    Review(#[from] ListingError),
     #[error("{provider}: {odd} of {seen} prices became 0 or no price; the list is not believed")]
     Worthless { provider: String, odd: usize, seen: usize },
 }
@@ -63,8 +67,17 @@ impl Listing {
     /// # Errors
     /// When the document would lose most of a provider's models, or make many prices nothing.
     pub fn merged(&self, document: &Document, day: &str) -> Result<(Self, Vec<Event>), MergeError> {
-        let mut merge = Merge { models: self.models.clone(), kept: Vec::new(), events: Vec::new(), day };
-        let names = self.spellings();
+        let mut merge = Merge {
+            models: self.models.clone(),
+            kept: Vec::new(),
+            events: Vec::new(),
+            gone: self.gone.clone(),
+            unpriced: self.unpriced.clone(),
+            pool: self.pool(),
+            names: self.spellings(),
+            review: Review::shipped()?,
+            day,
+        };
         let mut by_provider: HashMap<&str, Vec<&EndpointRow>> = HashMap::new();
         for row in &self.endpoints {
             by_provider.entry(&row.provider).or_default().push(row);
@@ -76,10 +89,10 @@ impl Listing {
             match document.providers.get(provider) {
                 None => merge.kept.extend(known.into_iter().cloned()),
                 Some(Offered::Named(offered)) => merge.names_only(provider, &known, offered)?,
-                Some(Offered::Priced(offered)) => merge.priced(provider, &known, offered, &names)?,
+                Some(Offered::Priced(offered)) => merge.priced(provider, &known, offered)?,
             }
         }
-        let Merge { models, mut kept, events, .. } = merge;
+        let Merge { models, mut kept, events, gone, unpriced, .. } = merge;
         kept.sort_by(|a, b| (&a.model, &a.provider, &a.tag).cmp(&(&b.model, &b.provider, &b.tag)));
         // A document about a few providers does not make all prices newer.
         let priced = document
@@ -94,35 +107,21 @@ impl Listing {
             as_of: as_of.to_owned(),
             models,
             endpoints: kept,
+            gone,
+            unpriced,
             providers: self.providers.clone(),
             names: self.names.clone(),
         };
         Ok((merged, events))
     }
 
-    /// Changes from an older list to this one.
-    pub fn changes_since(&self, older: &Self) -> Vec<Event> {
-        let of = |listing: &Self| -> BTreeMap<String, EndpointRow> {
-            listing.endpoints.iter().map(|row| (row.id(), row.clone())).collect()
-        };
-        let (before, after) = (of(older), of(self));
-        let mut events = Vec::new();
-        let mut note =
-            |id: &str, change| events.push(Event { day: self.as_of.clone(), endpoint: id.to_owned(), change });
-        for (id, row) in &after {
-            match before.get(id) {
-                None => note(id, Change::New { input: row.rates.input, output: row.rates.output }),
-                Some(old) if old.rates != row.rates => {
-                    note(id, Change::Repriced { before: old.rates, after: row.rates })
-                }
-                Some(old) if old.status != row.status && row.status == Status::Deprecated => {
-                    note(id, Change::Deprecated)
-                }
-                Some(_) => {}
-            }
+    /// The output prices of each model, for telling slips.
+    fn pool(&self) -> HashMap<String, Vec<f64>> {
+        let mut pool: HashMap<String, Vec<f64>> = HashMap::new();
+        for row in self.endpoints.iter().filter(|row| row.rates.output > 0.0) {
+            pool.entry(row.model.clone()).or_default().push(row.rates.output);
         }
-        before.keys().filter(|id| !after.contains_key(*id)).for_each(|id| note(id, Change::Gone));
-        events
+        pool
     }
 
     /// The canonical model of each spelling of a slug, for telling which model a new endpoint serves.
@@ -140,7 +139,21 @@ struct Merge<'a> {
     models: BTreeMap<String, ModelRow>,
     kept: Vec<EndpointRow>,
     events: Vec<Event>,
+    gone: BTreeSet<String>,
+    unpriced: BTreeSet<String>,
+    /// The output prices of each model.
+    pool: HashMap<String, Vec<f64>>,
+    names: HashMap<String, &'a str>,
+    review: Arc<Review>,
     day: &'a str,
+}
+
+/// A price more than so many times off is a slip: of its own past, or of the middle of `POOL_MIN` others.
+const OFF_MAX: f64 = 10.0;
+const POOL_MIN: usize = 4;
+
+fn is_off(price: f64, from: f64) -> bool {
+    from > 0.0 && !(from / OFF_MAX..=from * OFF_MAX).contains(&price)
 }
 
 impl Merge<'_> {
@@ -148,23 +161,43 @@ impl Merge<'_> {
         self.events.push(Event { day: self.day.to_owned(), endpoint, change });
     }
 
+    /// A provider's own list says what it has and has not; what it calls by a date is the same.
     fn names_only(&mut self, provider: &str, known: &[&EndpointRow], offered: &[String]) -> Result<(), MergeError> {
-        let offered: BTreeSet<&str> = offered.iter().map(String::as_str).collect();
-        // Fine-tuned and snapshot names come and go; what we list must be there.
-        let left = known.iter().filter(|row| offered.contains(row.name.as_str())).count();
-        believable(provider, known.len(), left)?;
-        for row in known {
-            if offered.contains(row.name.as_str()) {
-                self.kept.push((*row).clone());
-            } else {
-                self.note(row.id(), Change::Gone);
+        let bare = |name: &str| without_date(name).to_lowercase();
+        let has: BTreeSet<String> = offered.iter().flat_map(|name| [name.to_lowercase(), bare(name)]).collect();
+        let aliases =
+            |row: &EndpointRow| self.models.get(&row.model).map(|model| model.aliases.clone()).unwrap_or_default();
+        let is_there = |row: &EndpointRow| {
+            let names = [vec![row.name.clone()], aliases(row)].concat();
+            names.iter().any(|name| has.contains(&name.to_lowercase()) || has.contains(&bare(name)))
+        };
+        let (there, lacking): (Vec<&EndpointRow>, Vec<&EndpointRow>) =
+            known.iter().copied().partition(|row| is_there(row));
+        believable(provider, known.len(), there.len())?;
+        for row in there {
+            self.gone.remove(&key(provider, &row.name));
+            self.kept.push(row.clone());
+        }
+        for row in lacking {
+            self.gone.insert(key(provider, &row.name));
+            self.note(row.id(), Change::Gone);
+        }
+        let listed: BTreeSet<String> =
+            known.iter().flat_map(|row| [row.name.to_lowercase(), bare(&row.name)]).collect();
+        for name in offered {
+            self.gone.remove(&key(provider, name));
+            if !listed.contains(&name.to_lowercase()) && !listed.contains(&bare(name)) {
+                self.note_unpriced(provider, name);
             }
         }
-        let listed: BTreeSet<&str> = known.iter().map(|row| row.name.as_str()).collect();
-        for name in offered.into_iter().filter(|name| !listed.contains(name)) {
+        Ok(())
+    }
+
+    fn note_unpriced(&mut self, provider: &str, name: &str) {
+        let is_left_out = self.review.meaning(provider, name) == Meaning::LeftOut;
+        if !is_left_out && self.unpriced.insert(key(provider, name)) {
             self.note(format!("{name}@{provider}"), Change::Unpriced);
         }
-        Ok(())
     }
 
     fn priced(
@@ -172,7 +205,6 @@ impl Merge<'_> {
         provider: &str,
         known: &[&EndpointRow],
         offered: &BTreeMap<String, Option<OfferedModel>>,
-        names: &HashMap<String, &str>,
     ) -> Result<(), MergeError> {
         let left = known.iter().filter(|row| offered.contains_key(&row.name)).count();
         believable(provider, known.len(), left)?;
@@ -191,11 +223,12 @@ impl Merge<'_> {
             return Err(MergeError::Worthless { provider: provider.to_owned(), odd: refused, seen: known.len() });
         }
         let listed: BTreeSet<&str> = known.iter().map(|row| row.name.as_str()).collect();
-        let taken: BTreeSet<String> = known.iter().map(|row| row.id()).collect();
+        let mut taken: BTreeSet<String> = known.iter().map(|row| row.id()).collect();
         for (name, model) in offered.iter().filter(|(name, _)| !listed.contains(name.as_str())) {
             match model {
-                Some(model) => self.added(provider, name, model, names, &taken),
-                None => self.note(format!("{name}@{provider}"), Change::Unpriced),
+                _ if self.gone.contains(&key(provider, name)) => {}
+                Some(model) => self.added(provider, name, model, &mut taken),
+                None => self.note_unpriced(provider, name),
             }
         }
         Ok(())
@@ -204,15 +237,38 @@ impl Merge<'_> {
     /// Takes over prices, limits and status of an endpoint; what was reviewed by hand stays. False where the price is not
     /// believed.
     fn updated(&mut self, row: &EndpointRow, new: &EndpointRow) -> bool {
-        let is_free = |rates: &RateRow| rates.input == 0.0 && rates.output == 0.0;
         let odd = |price: f64| !price.is_finite() || price < 0.0;
-        let rates = &new.rates;
-        let unbelievable = odd(rates.input) || odd(rates.output) || is_free(rates) && !is_free(&row.rates);
-        if unbelievable {
+        let (old, rates) = (&row.rates, &new.rates);
+        let pairs = [
+            (Some(old.input), Some(rates.input)),
+            (Some(old.output), Some(rates.output)),
+            (old.cache_read, rates.cache_read),
+            (old.cache_write, rates.cache_write),
+        ];
+        let off = pairs.iter().any(|(before, after)| match (before, after) {
+            (Some(before), Some(after)) => odd(*after) || is_off(*after, *before),
+            _ => false,
+        });
+        // A plan's prices are 0 whatever the list says.
+        if row.billing == Billing::FlatRate {
+            self.kept.push(row.clone());
+            return true;
+        }
+        if off || row.billing == Billing::Free && (rates.input > 0.0 || rates.output > 0.0) {
             self.note(row.id(), Change::Refused { before: row.rates, after: new.rates });
             self.kept.push(row.clone());
             return false;
         }
+        // What a list is silent about has not changed.
+        let new = &EndpointRow {
+            rates: RateRow {
+                cache_read: rates.cache_read.or(old.cache_read),
+                cache_write: rates.cache_write.or(old.cache_write),
+                ..*rates
+            },
+            tiers: if new.tiers.is_empty() { row.tiers.clone() } else { new.tiers.clone() },
+            ..new.clone()
+        };
         if row.rates != new.rates || row.tiers != new.tiers {
             self.note(row.id(), Change::Repriced { before: row.rates, after: new.rates });
         }
@@ -230,31 +286,34 @@ impl Merge<'_> {
         true
     }
 
-    fn added(
-        &mut self,
-        provider: &str,
-        name: &str,
-        model: &OfferedModel,
-        names: &HashMap<String, &str>,
-        taken: &BTreeSet<String>,
-    ) {
-        if model.makes != Makes::Chat && model.makes != Makes::Embeddings && provider != "openrouter"
-            || name.starts_with('~')
-        {
+    fn added(&mut self, provider: &str, name: &str, model: &OfferedModel, taken: &mut BTreeSet<String>) {
+        let makes_text = matches!(model.makes, Makes::Chat | Makes::Embeddings);
+        if !makes_text && provider != "openrouter" {
             return;
         }
-        let slug = name.rsplit('/').next().unwrap_or(name);
-        let known = names.get(&spelled(slug)).map(|id| (*id).to_owned());
-        let id = match provider {
-            "openrouter" => name.to_owned(),
-            _ => known.unwrap_or_else(|| format!("{provider}/{name}")),
+        let own = || format!("{provider}/{name}");
+        let id = match self.review.meaning(provider, name) {
+            Meaning::LeftOut => return,
+            Meaning::Own => own(),
+            Meaning::Model(id) => id,
+            Meaning::BySpelling => {
+                let slug = without_date(name.rsplit('/').next().unwrap_or(name));
+                self.names.get(&spelled(slug)).map_or_else(own, |id| (*id).to_owned())
+            }
         };
         let mut row = EndpointRow { model: id.clone(), ..model.endpoint.clone() };
-        if row.rates.input == 0.0 && row.rates.output == 0.0 && !id.ends_with(":free") {
-            row.billing = Billing::FlatRate;
+        let rates = &row.rates;
+        let is_unpaid = rates.input == 0.0 && rates.output == 0.0;
+        if is_unpaid {
+            row.billing = if id.ends_with(":free") { Billing::Free } else { Billing::FlatRate };
         }
-        if taken.contains(&row.id()) {
-            return; // the same model under a second name
+        let odd = !(rates.input.is_finite() && rates.output.is_finite() && rates.input >= 0.0 && rates.output >= 0.0);
+        if odd || !is_unpaid && middle(self.pool.get(&id)).is_some_and(|middle| is_off(rates.output, middle)) {
+            self.note(row.id(), Change::Refused { before: row.rates, after: row.rates });
+            return;
+        }
+        if !self.review.apply(&mut row) || !taken.insert(row.id()) {
+            return; // not to be listed, or the same model under a second name
         }
         self.models.entry(id.clone()).or_insert_with(|| ModelRow {
             id,
@@ -268,6 +327,31 @@ impl Merge<'_> {
         self.note(row.id(), Change::New { input: row.rates.input, output: row.rates.output });
         self.kept.push(row);
     }
+}
+
+fn key(provider: &str, name: &str) -> String {
+    format!("{provider}/{name}")
+}
+
+/// A name without the day at its end, as `-20250929`, `-2024-07-18` or `@20250929`.
+fn without_date(name: &str) -> &str {
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).count();
+    for bytes in ["-20250929".len(), "-2024-07-18".len()] {
+        let Some((stem, day)) = name.len().checked_sub(bytes).and_then(|at| name.split_at_checked(at)) else {
+            continue;
+        };
+        let plain = day[1..].chars().all(|c| c.is_ascii_digit() || c == '-');
+        if day.starts_with(['-', '@']) && plain && digits(day) == 8 && !stem.is_empty() {
+            return stem;
+        }
+    }
+    name
+}
+
+fn middle(prices: Option<&Vec<f64>>) -> Option<f64> {
+    let mut prices = prices.filter(|prices| prices.len() >= POOL_MIN)?.clone();
+    prices.sort_by(f64::total_cmp);
+    Some(prices[prices.len() / 2])
 }
 
 fn believable(provider: &str, known: usize, left: usize) -> Result<(), MergeError> {
@@ -340,7 +424,7 @@ mod tests {
         assert_eq!(found, expected);
         let (merged, events) = before.merged(&after, "2026-02-02").expect("merges");
         assert!(events.iter().all(|event| event.day == "2026-02-02"));
-        assert_eq!(merged.changes_since(&before).len(), 4, "what is not listed cannot have changed");
+        assert_eq!(merged.endpoints.len(), 4);
     }
 
     #[test]
@@ -368,6 +452,14 @@ mod tests {
         let own = Document::read("groq", own.as_bytes(), Some("groq")).expect("a document");
         let expected = [("groq/b@groq".to_owned(), "gone".to_owned()), ("z@groq".to_owned(), "unpriced".to_owned())];
         assert_eq!(changes(&before, &own).expect("merges"), expected);
+        let (after, _) = before.merged(&own, "2026-02-02").expect("merges");
+        let both = document(&[("a", model(1.0, 1.0)), ("b", model(1.0, 1.0))]);
+        assert_eq!(
+            changes(&after, &both).expect("merges"),
+            [],
+            "another list does not bring back what its provider lacks"
+        );
+        assert_eq!(changes(&after, &own).expect("merges"), [], "and nothing is said twice");
     }
 
     #[test]

@@ -25,8 +25,10 @@ pub(crate) enum Claim {
     Native,
     /// The same with the provider before it, or a name in the model's own row.
     Known,
-    /// The operator or a reviewer wrote it down.
+    /// A reviewer wrote it down.
     Written,
+    /// The operator wrote it down.
+    Operator,
     /// The model's canonical name.
     Canonical,
 }

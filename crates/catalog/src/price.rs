@@ -17,6 +17,14 @@ pub struct Rates {
     pub output_thinking: u64,
 }
 
+/// How long a request may ask its provider to remember the prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    Usual,
+    /// For an hour, which is dearer.
+    Hour,
+}
+
 /// Prices of one endpoint; a prompt above a tier's size is billed at the tier's rates as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Price {
@@ -33,11 +41,17 @@ pub struct Tier {
 }
 
 impl Rates {
-    /// Rates of which only input and output are known: what is not known costs what input or output costs, and a prompt
-    /// kept for an hour the double (platform.claude.com/docs/en/build-with-claude/prompt-caching).
+    /// Rates of which only input and output are known: what is not known costs what input or output costs.
     pub fn of(input: u64, output: u64) -> Self {
-        let cache_write_1h = input.saturating_mul(2);
-        Self { input, cache_read: input, cache_write: input, cache_write_1h, output, output_thinking: output }
+        Self { input, cache_read: input, cache_write: input, cache_write_1h: input, output, output_thinking: output }
+    }
+
+    /// The same with a price for writing to the prompt cache. Who sells that sells keeping a prompt for an hour at twice
+    /// the price of input (platform.claude.com/docs/en/build-with-claude/prompt-caching).
+    pub fn with_cache_write(self, cache_write: u64) -> Self {
+        let cache_write_1h =
+            if cache_write > self.input { self.input.saturating_mul(2).max(cache_write) } else { self.input };
+        Self { cache_write, cache_write_1h, ..self }
     }
 
     /// Each rate times `1 + share`, rounded up; a negative share is a discount.
@@ -63,8 +77,10 @@ impl Rates {
     }
 
     /// The dearest that an input token and an output token can be.
-    fn dearest(&self) -> (u64, u64) {
-        (self.input.max(self.cache_read).max(self.cache_write), self.output.max(self.output_thinking))
+    fn dearest(&self, keeping: Keeping) -> (u64, u64) {
+        let input = self.input.max(self.cache_read).max(self.cache_write);
+        let input = if keeping == Keeping::Hour { input.max(self.cache_write_1h) } else { input };
+        (input, self.output.max(self.output_thinking))
     }
 }
 
@@ -97,18 +113,18 @@ impl Price {
     }
 
     /// The most that so many tokens can cost, whichever class they turn out to be.
-    pub fn bound(&self, input_tokens: u64, output_tokens: u64) -> NanoUsd {
-        let (input, output) = self.rates(input_tokens).dearest();
+    pub fn bound(&self, input_tokens: u64, output_tokens: u64, keeping: Keeping) -> NanoUsd {
+        let (input, output) = self.rates(input_tokens).dearest(keeping);
         times(input_tokens, input) + times(output_tokens, output)
     }
 
     /// The most output tokens that `money` buys after `input_tokens`; `None` when the input alone is too dear.
-    pub fn affordable_output_tokens(&self, money: NanoUsd, input_tokens: u64) -> Option<u64> {
-        let left = money - self.bound(input_tokens, 0);
+    pub fn affordable_output_tokens(&self, money: NanoUsd, input_tokens: u64, keeping: Keeping) -> Option<u64> {
+        let left = money - self.bound(input_tokens, 0, keeping);
         if left < NanoUsd::ZERO {
             return None;
         }
-        let (_, output) = self.rates(input_tokens).dearest();
+        let (_, output) = self.rates(input_tokens).dearest(keeping);
         if output == 0 {
             return Some(u64::MAX);
         }
@@ -128,7 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn price() -> Price {
-        let base = Rates { cache_read: 9_000_000, cache_write: 46_875_000, ..Rates::of(37_500_000, 150_000_000) };
+        let base = Rates { cache_read: 9_000_000, ..Rates::of(37_500_000, 150_000_000).with_cache_write(46_875_000) };
         Price { base, tiers: vec![Tier { over_tokens: 200_000, rates: base.scaled(1.0) }] }
     }
 
@@ -144,20 +160,31 @@ mod tests {
         #[test]
         fn what_is_affordable_is_affordable_and_one_token_more_is_not(money in 0i64..10_000_000_000, input in 0u64..400_000) {
             let price = price();
-            if let Some(output) = price.affordable_output_tokens(NanoUsd(money), input) {
-                prop_assert!(price.bound(input, output) <= NanoUsd(money));
-                prop_assert!(price.bound(input, output + 1) > NanoUsd(money));
+            if let Some(output) = price.affordable_output_tokens(NanoUsd(money), input, Keeping::Usual) {
+                prop_assert!(price.bound(input, output, Keeping::Usual) <= NanoUsd(money));
+                prop_assert!(price.bound(input, output + 1, Keeping::Usual) > NanoUsd(money));
             } else {
-                prop_assert!(price.bound(input, 0) > NanoUsd(money));
+                prop_assert!(price.bound(input, 0, Keeping::Usual) > NanoUsd(money));
             }
         }
 
         #[test]
-        fn no_split_of_a_prompt_into_classes_costs_more_than_the_bound(counts in proptest::array::uniform5(0u64..80_000)) {
-            let [input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens] = counts;
-            let usage = Usage { input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, ..Usage::default() };
-            let bound = price().bound(usage.prompt_tokens(), usage.completion_tokens());
-            prop_assert!(price().cost(usage).0 <= bound.0 + 4); // each class is rounded up
+        fn no_split_of_a_prompt_into_classes_costs_more_than_the_bound(counts in proptest::array::uniform6(0u64..80_000)) {
+            let [input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens] = counts;
+            let usage = Usage {
+                input_tokens,
+                cache_read_tokens,
+                cache_write_tokens,
+                cache_write_1h_tokens,
+                output_tokens,
+                reasoning_tokens,
+                estimated: false,
+            };
+            let bound = price().bound(usage.prompt_tokens(), usage.completion_tokens(), Keeping::Hour);
+            prop_assert!(price().cost(usage).0 <= bound.0 + 5); // each class is rounded up
+            let usual = Usage { cache_write_1h_tokens: 0, ..usage };
+            let bound = price().bound(usual.prompt_tokens(), usual.completion_tokens(), Keeping::Usual);
+            prop_assert!(price().cost(usual).0 <= bound.0 + 5);
         }
     }
 

@@ -9,7 +9,7 @@ pub struct Record {
     pub failing: bool,
     /// Milliseconds to the first token, of the last 5 minutes.
     pub latency_ms: Option<Percentiles>,
-    /// Output tokens a second, of the last 5 minutes.
+    /// Output tokens a second, of the last 5 minutes: what half, 75, 90 and 99 % of the answers reached.
     pub throughput: Option<Percentiles>,
     /// Share of tool calls whose arguments were JSON, from 0 to 1, of the last day.
     pub good_calls: Option<f64>,

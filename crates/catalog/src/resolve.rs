@@ -1,7 +1,7 @@
 //! The catalogue in use: models that can be reached, their endpoints, and what each name means.
 
 use crate::config::ModelConfig;
-use crate::endpoint::{Endpoint, Reach, configured, configured_price, listed, with_negotiated};
+use crate::endpoint::{Endpoint, Reach, configured, configured_price, is_in_region, listed, with_negotiated};
 use crate::listing::{Listing, Makes, ModelRow, RateRow};
 use crate::names::{Claim, NameIndex, fine_tuned_base};
 use crate::price::Price;
@@ -97,7 +97,7 @@ impl Catalog {
         }
         if errors.is_empty() {
             for alias in &config.aliases {
-                self.names.claim(alias, id, Claim::Written);
+                self.names.claim(alias, id, Claim::Operator);
             }
             if let Some(successor) = &config.successor {
                 self.successors.insert(id.clone(), successor.clone());
@@ -124,17 +124,25 @@ impl Catalog {
         for row in &listing.endpoints {
             let is_own = self.models.get(&row.model).is_some_and(|model| !model.endpoints.is_empty());
             let Some(reach) = by_name.get(row.provider.as_str()).filter(|_| !is_own) else { continue };
-            found
-                .entry(&row.model)
-                .or_default()
-                .extend(with_negotiated(Arc::new(listed(row, reach)), std::slice::from_ref(reach)));
+            self.names.claim(&row.name, &row.model, Claim::Native);
+            self.names.claim(&format!("{}/{}", row.provider, row.name), &row.model, Claim::Known);
+            let here = reach.aws_region.as_deref();
+            if let (Some(tag), Some(region)) = (&row.tag, here)
+                && !is_in_region(tag, region)
+            {
+                continue;
+            }
+            let endpoint = Arc::new(listed(row, reach));
+            found.entry(&row.model).or_default().extend(with_negotiated(endpoint, std::slice::from_ref(reach)));
+        }
+        for endpoints in found.values_mut() {
+            // Where a model has inference profiles, its bare name is refused.
+            let tagged = endpoints.iter().filter(|endpoint| endpoint.tag.is_some());
+            let profiled: Vec<String> = tagged.map(|endpoint| endpoint.provider.clone()).collect();
+            endpoints.retain(|endpoint| endpoint.tag.is_some() || !profiled.contains(&endpoint.provider));
         }
         for (id, endpoints) in found {
             if let Some(row) = listing.models.get(id) {
-                for endpoint in &endpoints {
-                    self.names.claim(&endpoint.name, id, Claim::Native);
-                    self.names.claim(&format!("{}/{}", endpoint.provider, endpoint.name), id, Claim::Known);
-                }
                 row.aliases.iter().for_each(|alias| self.names.claim(alias, id, Claim::Known));
                 self.insert(model_of(row, listing.names.successors.get(id), endpoints));
             }
@@ -152,8 +160,10 @@ impl Catalog {
 
     fn insert(&mut self, model: Model) {
         self.names.claim(&model.id, &model.id, Claim::Canonical);
-        if let Some((_, slug)) = model.id.split_once('/') {
-            self.names.claim(slug, &model.id, Claim::Native);
+        if let Some((author, slug)) = model.id.split_once('/') {
+            // A reseller's own name of a model does not take the name from its author's.
+            let resold = model.endpoints.iter().any(|endpoint| endpoint.provider == author && endpoint.aggregator);
+            self.names.claim(slug, &model.id, if resold { Claim::Native } else { Claim::Known });
         }
         self.models.insert(model.id.clone(), Arc::new(model));
     }
@@ -163,15 +173,21 @@ impl Catalog {
     /// # Errors
     /// With the nearest names, or the credentials that are missing.
     pub fn resolve(&self, name: &str) -> Result<Resolved, UnknownModel> {
+        self.find(name).ok_or_else(|| self.unknown(name, self.meant(name)))
+    }
+
+    /// The same for names that may well mean nothing: looking for what else was meant takes time.
+    pub fn find(&self, name: &str) -> Option<Resolved> {
         let served = |id: &str| self.models.get(id).filter(|model| !model.endpoints.is_empty()).cloned();
-        let meant = self.names.model(name).unwrap_or(name);
-        if let Some(model) = served(name).or_else(|| served(meant)).or_else(|| self.fine_tuned(name)) {
-            return Ok(Resolved { model, in_place_of: None });
+        if let Some(model) = served(name) {
+            return Some(Resolved { model, in_place_of: None });
         }
-        if let Some((withdrawn, model)) = self.successor_of(meant) {
-            return Ok(Resolved { model: Arc::clone(model), in_place_of: Some(withdrawn.to_owned()) });
+        let meant = self.meant(name);
+        if let Some(model) = served(meant).or_else(|| self.fine_tuned(name)) {
+            return Some(Resolved { model, in_place_of: None });
         }
-        Err(self.unknown(name, meant))
+        let (withdrawn, model) = self.successor_of(meant)?;
+        Some(Resolved { model: Arc::clone(model), in_place_of: Some(withdrawn.to_owned()) })
     }
 
     /// A fine-tuned model: where its base is served, under its own name and at its own price, where that is known.
@@ -315,8 +331,10 @@ mod tests {
             billing: row.billing,
             quirks: Quirks::default(),
             names: Arc::default(),
+            elsewhere: false,
             negotiated: Vec::new(),
             all_negotiated: false,
+            aws_region: None,
         }
     }
 

@@ -116,6 +116,8 @@ pub struct Config {
     pub policies: BTreeMap<String, Arc<Policy>>,
     /// Model names to which a policy is attached.
     pub attached: HashMap<String, String>,
+    /// For each policy, what makes its answers interchangeable: it, and who may answer.
+    pub(crate) answerers: HashMap<String, String>,
     /// What an operator should know at the start.
     pub notices: Vec<String>,
 }
@@ -238,10 +240,23 @@ impl ConfigFile {
         if !mistakes.is_empty() {
             return Err(ConfigError::mistakes(&self.name, &self.text, mistakes));
         }
+        let answerers = policies.values().map(|policy| (policy.name.clone(), answerers(policy, &catalog))).collect();
         let Tables { mut server, database, embedding, cache, execution, .. } = self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
         let providers = providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
-        Ok(Config { server, database, embedding, cache, catalog, execution, providers, policies, attached, notices })
+        Ok(Config {
+            server,
+            database,
+            embedding,
+            cache,
+            catalog,
+            execution,
+            providers,
+            policies,
+            attached,
+            answerers,
+            notices,
+        })
     }
 
     fn policies(
@@ -258,6 +273,7 @@ impl ConfigFile {
         let mut policies = BTreeMap::new();
         let mut attached: HashMap<String, String> = HashMap::new();
         for (name, config) in &self.tables.policies {
+            let config = &without_withdrawn(name, config, catalog, notices);
             match Policy::from_config(name, config, resolve, |ids| baseline_of(catalog, ids)) {
                 Ok(policy) => drop(policies.insert(name.clone(), Arc::new(policy))),
                 Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
@@ -265,6 +281,10 @@ impl ConfigFile {
             for (at, model) in config.applies_to.iter().enumerate() {
                 let field = format!("policies.{name}.applies_to[{at}]");
                 match resolve(model.get_ref()) {
+                    Ok(_) if catalog.find(model.get_ref()).is_some_and(|found| found.in_place_of.is_some()) => {
+                        let problem = format!("`{}` is withdrawn; name its successor", model.get_ref());
+                        mistakes.push(Mistake::new(model.span(), field, problem));
+                    }
                     Err(problem) => mistakes.push(Mistake::new(model.span(), field, problem)),
                     Ok(id) => {
                         if let Some(other) = attached.insert(id, name.clone()) {
@@ -290,6 +310,43 @@ impl ConfigFile {
         }
         (policies, attached)
     }
+}
+
+/// A policy without candidates that a provider has withdrawn since it was written, as long as another is left: a refresh of
+/// prices must not be refused for them.
+fn without_withdrawn(name: &str, config: &PolicyConfig, catalog: &Catalog, notices: &mut Vec<String>) -> PolicyConfig {
+    let mut config = config.clone();
+    let was_listed = |id: &str| {
+        Listing::shipped().is_ok_and(|shipped| shipped.models.contains_key(id)) || {
+            let listing = catalog.listing();
+            listing
+                .is_some_and(|listing| listing.gone.iter().any(|gone| gone == id || gone.ends_with(&format!("/{id}"))))
+        }
+    };
+    let is_gone = |id: &str| catalog.find(id).is_none() && was_listed(id);
+    if config.candidates.iter().all(|candidate| is_gone(candidate.get_ref())) {
+        return config; // all gone is a mistake, and is named as one
+    }
+    config.candidates.retain(|candidate| {
+        let gone = is_gone(candidate.get_ref());
+        if gone {
+            notices
+                .push(format!("policy `{name}`: `{}` cannot be reached any more and is left out", candidate.get_ref()));
+        }
+        !gone
+    });
+    config
+}
+
+/// A policy and all endpoints behind it, in a digest: hundreds of names would be hashed for each request.
+fn answerers(policy: &Policy, catalog: &Catalog) -> String {
+    let mut text = format!("policy {} {} {}", policy.name, policy.baseline, policy.quality_min);
+    for resolved in policy.candidates.iter().filter_map(|id| catalog.find(id)) {
+        for endpoint in &resolved.model.endpoints {
+            text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));
+        }
+    }
+    protocol::digest_of(text.as_bytes())
 }
 
 /// True where `auto` may choose a model: it writes, has a future, and is paid by the token.

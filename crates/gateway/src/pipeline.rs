@@ -8,7 +8,7 @@ use crate::relay::{self, Job};
 use crate::served::{Head, Hit, Served};
 use crate::telemetry;
 use cache::Entry;
-use catalog::{Billing, NanoUsd};
+use catalog::{Billing, Catalog, NanoUsd, Resolved};
 use database::Generation;
 use ledger::{Bill, Caller, Settlement, now_ms};
 use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
@@ -30,6 +30,8 @@ pub(crate) struct Asked {
     pub models: Vec<Named>,
     /// What the asker should know about the name that was used.
     pub notice: Option<String>,
+    /// The client does not want to see the model's thoughts.
+    pub hides_thoughts: bool,
     /// What savings are measured against.
     pub baseline: String,
     pub mode: CacheMode,
@@ -119,6 +121,7 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
         policy,
         models,
         notice,
+        hides_thoughts: request.hides_thoughts(),
         baseline,
         scope,
         request,
@@ -129,10 +132,10 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
 /// Who may answer, as part of what makes answers interchangeable: policy, models, and where each is served. When the
 /// configuration changes them, answers stored before are not found any more.
 fn answerers(app: &App, policy: Option<&Policy>, models: &[Named]) -> String {
-    let mut text = match policy {
-        Some(policy) => format!("policy {} {} {}", policy.name, policy.baseline, policy.quality_min),
-        None => "named".to_owned(),
-    };
+    if let Some(policy) = policy {
+        return app.config.answerers.get(&policy.name).cloned().unwrap_or_default();
+    }
+    let mut text = "named".to_owned();
     for named in models {
         let Ok(resolved) = app.config.catalog.resolve(&named.id) else { continue };
         for endpoint in &resolved.model.endpoints {
@@ -164,7 +167,9 @@ fn policy_of(app: &App, request: &ChatRequest) -> Result<Option<Arc<Policy>>, Er
         (None, name) => match name.strip_prefix("policy/") {
             Some(policy) => find(policy).map(Some),
             None => {
-                let id = app.config.catalog.resolve(name).map(|resolved| resolved.model.id.clone()).unwrap_or_default();
+                let catalog = &app.config.catalog;
+                let found = catalog.find(name).or_else(|| Some(found_without_suffixes(catalog, name)?.0));
+                let id = found.map(|resolved| resolved.model.id.clone()).unwrap_or_default();
                 app.config.attached.get(&id).map(|policy| find(policy)).transpose()
             }
         },
@@ -177,18 +182,34 @@ fn named_models(app: &App, request: &ChatRequest) -> Result<(Vec<Named>, Option<
     let (mut models, mut notices) = (Vec::new(), Vec::new());
     for name in request.named_models() {
         // A name with its suffix can be a model of its own, as OpenRouter's `:free` ones are.
-        let (resolved, suffixes) = match catalog.resolve(name) {
-            Ok(resolved) => (resolved, Suffixes::default()),
-            Err(unknown) => {
-                let (base, suffixes) = Suffixes::of(name);
-                let of_base = catalog.resolve(base).map_err(|of_base| if base == name { unknown } else { of_base });
-                (of_base.map_err(Error::UnknownModel)?, suffixes)
-            }
+        let (resolved, suffixes) = match catalog.find(name) {
+            Some(resolved) => (resolved, Suffixes::default()),
+            None => found_without_suffixes(catalog, name).ok_or_else(|| unknown(catalog, name))?,
         };
         notices.extend(resolved.in_place_of.map(|withdrawn| stands_in(&withdrawn, &resolved.model.id)));
         models.push(Named { id: resolved.model.id.clone(), suffixes });
     }
     Ok((models, notices.into_iter().next()))
+}
+
+/// The model of a name whose suffixes are taken off one after the other, since with some of them it can be a model of its
+/// own.
+fn found_without_suffixes(catalog: &Catalog, name: &str) -> Option<(Resolved, Suffixes)> {
+    let (base, _) = Suffixes::of(name);
+    let ends = name.match_indices(':').map(|(at, _)| at).filter(|at| *at >= base.len());
+    ends.rev().find_map(|end| {
+        let resolved = catalog.find(&name[..end])?;
+        let (_, suffixes) = Suffixes::of(&name[end..]);
+        Some((resolved, suffixes))
+    })
+}
+
+fn unknown(catalog: &Catalog, name: &str) -> Error {
+    let (base, _) = Suffixes::of(name);
+    match catalog.resolve(base) {
+        Err(unknown) => Error::UnknownModel(unknown),
+        Ok(_) => Error::Internal { id: "a model that is there was not found".to_owned() },
+    }
 }
 
 /// What an asker is told when another model answers.
@@ -218,6 +239,12 @@ fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
 }
 
 impl Asked {
+    /// What this asker should know about an answer that was made for another: its own name of the model counts.
+    pub(crate) fn notice_of(&self, head: &Head) -> Option<String> {
+        let is_named = self.policy.is_some() || self.models.iter().any(|named| named.id == head.model);
+        if is_named { self.notice.clone() } else { head.notice.clone() }
+    }
+
     /// True where a stored or concurrent answer may be given.
     pub(crate) fn reads_cache(&self) -> bool {
         matches!(self.mode, CacheMode::On | CacheMode::Exact | CacheMode::Only)

@@ -7,7 +7,7 @@ use crate::pipeline::{self, Asked};
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
 use cache::{Entry, Put};
-use catalog::{Billing, Endpoint, NanoUsd};
+use catalog::{Billing, Endpoint, Keeping, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
 use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
@@ -134,7 +134,10 @@ async fn fly(
     };
     let usage = usage_of(asked, &reply, progress);
     let reply = Arc::new(reply);
-    store(app, asked, vector.ok(), &reply, &call.endpoint);
+    if call.in_place_of.is_none() {
+        // A stand-in's answer is not the model's: the next request may find that one again.
+        store(app, asked, vector.ok(), &reply, &call.endpoint);
+    }
     app.sessions.remember(asked, &call.endpoint, usage);
     let taken = call.endpoint.price.cost(usage);
     // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
@@ -307,19 +310,38 @@ const OUTPUT_TOKENS_FLOOR: u64 = 16;
 /// Endpoints tried for one request at the most.
 const CANDIDATES_MAX: usize = 5;
 const STAND_INS_MAX: usize = 2;
+/// Models of one request that are tried at least once.
+const MODELS_MAX: usize = 8;
+
+/// The candidates that are tried: the first ones, but each named model at least once, and whoever stands in for a model that
+/// may be gone.
+fn tried(candidates: &[Candidate]) -> Vec<&Candidate> {
+    let mut models: Vec<&str> = Vec::new();
+    let mut chosen = Vec::new();
+    let (mut others, mut stand_ins) = (CANDIDATES_MAX, STAND_INS_MAX);
+    for candidate in candidates {
+        let is_new = models.len() < MODELS_MAX && !models.contains(&candidate.endpoint.model.as_str());
+        let left = if candidate.in_place_of.is_some() { &mut stand_ins } else { &mut others };
+        if *left == 0 && !(is_new && candidate.in_place_of.is_none()) {
+            continue;
+        }
+        *left = left.saturating_sub(1);
+        models.push(&candidate.endpoint.model);
+        chosen.push(candidate);
+    }
+    chosen
+}
 
 /// Sets aside the most that the candidates could cost, or what the key has left, and fits the output caps to it.
 fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
     if route.candidates.is_empty() {
         return Err(Error::NoCapableEndpoint(route.rejected.clone()));
     }
-    // Whoever stands in for a model that may be gone is not crowded out by those that have it.
-    let own = route.candidates.iter().filter(|candidate| candidate.in_place_of.is_none()).take(CANDIDATES_MAX);
-    let stand_ins = route.candidates.iter().filter(|candidate| candidate.in_place_of.is_some()).take(STAND_INS_MAX);
-    let candidates: Vec<&Candidate> = own.chain(stand_ins).collect();
+    let candidates = tried(&route.candidates);
+    let keeping = if asked.request.may_be_kept_for_an_hour() { Keeping::Hour } else { Keeping::Usual };
     let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
     let bound = |(candidate, cap): (&Candidate, u64)| {
-        candidate.endpoint.price.bound(route.input_tokens, cap.saturating_mul(asked.request.n))
+        candidate.endpoint.price.bound(route.input_tokens, cap.saturating_mul(asked.request.n), keeping)
     };
     let wanted = candidates.iter().copied().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
     let floors = caps.iter().map(|cap| (*cap).min(OUTPUT_TOKENS_FLOOR));
@@ -328,7 +350,8 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
     let mut calls = Vec::new();
     for (candidate, cap) in candidates.into_iter().zip(caps) {
         let price = &candidate.endpoint.price;
-        let affordable = price.affordable_output_tokens(granted, route.input_tokens).unwrap_or(0) / asked.request.n;
+        let affordable =
+            price.affordable_output_tokens(granted, route.input_tokens, keeping).unwrap_or(0) / asked.request.n;
         if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
             calls.push(Call {
                 endpoint: Arc::clone(&candidate.endpoint),

@@ -76,8 +76,8 @@ pub(crate) struct Served {
 
 impl Served {
     /// The same answer for another request that costs nothing.
-    pub(crate) fn again(&self, hit: Hit, source: &str, baseline_cost: NanoUsd) -> Self {
-        let head = Head { hit, source: Some(source.to_owned()), ..(*self.head).clone() };
+    pub(crate) fn again(&self, hit: Hit, source: &str, notice: Option<String>, baseline_cost: NanoUsd) -> Self {
+        let head = Head { hit, source: Some(source.to_owned()), notice, ..(*self.head).clone() };
         Self {
             head: Arc::new(head),
             cost: NanoUsd::ZERO,

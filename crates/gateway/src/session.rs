@@ -4,6 +4,7 @@
 use crate::pipeline::Asked;
 use catalog::Endpoint;
 use protocol::Usage;
+use protocol::dialect::Dialect;
 use router::Sticky;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,14 +37,24 @@ impl Sessions {
         if rates.cache_read >= rates.input {
             return;
         }
+        // Anthropic's models remember what they are asked to; others what they have seen.
+        let by_request = matches!(endpoint.dialect, Dialect::Anthropic | Dialect::Bedrock);
+        let cached = usage.cache_read_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens;
+        let warm_tokens = if by_request { cached } else { usage.prompt_tokens() };
+        if warm_tokens == 0 {
+            return;
+        }
+        let name = (asked.caller.tenant().to_owned(), session);
         let mut known = self.lock();
-        if known.len() >= SESSIONS_MAX {
-            known.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
+        if known.len() >= SESSIONS_MAX && !known.contains_key(&name) {
+            // Half of them leave at once, so that this is not done for each request.
+            let mut times: Vec<Instant> = known.values().map(|(at, _)| *at).collect();
+            let middle = times.len() / 2;
+            let (_, middle, _) = times.select_nth_unstable(middle);
+            let middle = *middle;
+            known.retain(|_, (at, _)| *at > middle);
         }
-        if known.len() < SESSIONS_MAX {
-            let sticky = Sticky { endpoint: endpoint.id.clone(), warm_tokens: usage.prompt_tokens() };
-            known.insert((asked.caller.tenant().to_owned(), session), (Instant::now(), sticky));
-        }
+        known.insert(name, (Instant::now(), Sticky { endpoint: endpoint.id.clone(), warm_tokens }));
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

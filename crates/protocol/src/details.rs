@@ -5,10 +5,18 @@ use serde_json::Value;
 /// The fields that grow; all others are replaced.
 const GROWING: [&str; 3] = ["text", "summary", "data"];
 
+/// Thoughts of one answer at the most; what comes after so many is no thought.
+const ITEMS_MAX: usize = 4_096;
+
 /// Appends the pieces of one event to the items so far.
 pub(crate) fn append(items: &mut Vec<Value>, pieces: &[Value]) {
     for piece in pieces {
-        match items.iter_mut().rev().find(|item| is_more_of(item, piece)) {
+        let known = || items.iter().rposition(|item| is_more_of(item, piece));
+        let known = if piece["index"].is_u64() { known() } else { None };
+        if known.is_none() && items.len() >= ITEMS_MAX {
+            continue;
+        }
+        match known.map(|at| &mut items[at]) {
             Some(Value::Object(item)) => {
                 for (name, value) in piece.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
                     match (item.get_mut(name), value) {
@@ -26,7 +34,7 @@ pub(crate) fn append(items: &mut Vec<Value>, pieces: &[Value]) {
 
 /// True where a piece belongs to an item begun before; one without an index stands for itself.
 pub(crate) fn is_more_of(item: &Value, piece: &Value) -> bool {
-    piece["index"].is_u64() && item["index"] == piece["index"] && item["type"] == piece["type"]
+    item["index"] == piece["index"] && item["type"] == piece["type"]
 }
 
 /// What is left of an item when `told` of it, put together, is known; `None` when nothing is.

@@ -49,6 +49,14 @@ pub struct Quirks {
     /// Request fields that the endpoint refuses; they are not sent.
     pub rejects: Vec<String>,
     pub reasoning: ReasoningForm,
+    /// The efforts it knows; empty: all.
+    pub efforts: Vec<String>,
+    /// The least and the most tokens of thinking it takes.
+    pub thinking_tokens: Option<[u64; 2]>,
+    /// It cannot be told not to think.
+    pub always_thinks: bool,
+    /// How thoughts of earlier turns are sent back (`openai_chat`).
+    pub history: HistoryForm,
     /// False where the role `developer` is unknown; `system` is sent instead.
     pub developer_role: bool,
     /// False where `stream_options` is refused; such endpoints state usage unasked.
@@ -61,6 +69,10 @@ impl Default for Quirks {
             max_tokens_field: "max_tokens".to_owned(),
             rejects: Vec::new(),
             reasoning: ReasoningForm::default(),
+            efforts: Vec::new(),
+            thinking_tokens: None,
+            always_thinks: false,
+            history: HistoryForm::default(),
             developer_role: true,
             stream_options: true,
         }
@@ -84,6 +96,19 @@ pub enum ReasoningForm {
     Adaptive,
     /// Gemini's `thinkingLevel`.
     Level,
+}
+
+/// How an OpenAI-compatible endpoint takes thoughts of earlier turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HistoryForm {
+    /// As the client wrote them: OpenRouter's own fields.
+    #[default]
+    AsAsked,
+    /// As `reasoning_content`, which DeepSeek asks for beside tool calls.
+    ReasoningContent,
+    /// Not at all: they are refused.
+    None,
 }
 
 /// What one endpoint needs to be different from the client's body.

@@ -80,7 +80,12 @@ impl Chunk {
     pub fn bytes(&self) -> usize {
         const EMPTY: usize = 256;
         let json = |values: &Map<String, Value>| {
-            values.iter().map(|(name, value)| name.len() + value.as_str().map_or(64, str::len) + 64).sum::<usize>()
+            let size = |value: &Value| match value {
+                Value::String(text) => text.len(),
+                Value::Array(_) | Value::Object(_) => value.to_string().len(),
+                _ => 8,
+            };
+            values.iter().map(|(name, value)| name.len() + size(value) + 64).sum::<usize>()
         };
         let choice = |choice: &ChunkChoice| {
             let text = |text: &Option<String>| text.as_deref().map_or(0, str::len);

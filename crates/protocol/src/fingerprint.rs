@@ -102,6 +102,11 @@ impl Write for Hashed {
     }
 }
 
+/// The SHA-256 of a text in hexadecimal digits.
+pub fn digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

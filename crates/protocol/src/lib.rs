@@ -13,7 +13,7 @@ mod told;
 mod usage;
 
 pub use event::{Chunk, ChunkChoice, Collector, Delta, replay};
-pub use fingerprint::{Digest, context_tag, fingerprint};
+pub use fingerprint::{Digest, context_tag, digest_of, fingerprint};
 pub use preferences::{Cutoffs, DataCollection, MaxPrice, ProviderPreferences, Sort, SortBy};
 pub use reply::{AssistantMessage, Choice, Reply};
 pub use request::{CacheMode, CacheOptions, ChatRequest, Content, FieldError, Message, Part, Role, SluiceOptions};

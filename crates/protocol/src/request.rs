@@ -5,8 +5,8 @@ use crate::preferences::ProviderPreferences;
 use bytes::Bytes;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fmt;
 use thiserror::Error;
@@ -301,9 +301,28 @@ impl ChatRequest {
 
     /// Asks for thoughts, unless the request says something about them itself.
     pub fn think(&mut self) {
-        if self.raw.get("reasoning").is_none() && self.raw.get("reasoning_effort").is_none() {
-            self.raw.0.push(("reasoning".to_owned(), Bytes::from_static(br#"{"enabled":true}"#)));
+        let read = |name: &str| self.raw.get(name).and_then(|raw| serde_json::from_slice::<Value>(raw).ok());
+        let mut reasoning = read("reasoning").filter(Value::is_object).unwrap_or_else(|| Value::Object(Map::new()));
+        let says = ["effort", "max_tokens", "enabled"].iter().any(|name| !reasoning[*name].is_null());
+        if !says && read("reasoning_effort").is_none_or(|effort| effort.is_null()) {
+            reasoning["enabled"] = Value::Bool(true);
+            self.raw.0.retain(|(name, _)| name != "reasoning");
+            self.raw.0.push(("reasoning".to_owned(), Bytes::from(reasoning.to_string())));
         }
+    }
+
+    /// True where thoughts may be thought and not shown.
+    pub fn hides_thoughts(&self) -> bool {
+        let read = |name: &str| self.raw.get(name).and_then(|raw| serde_json::from_slice::<Value>(raw).ok());
+        read("reasoning").is_some_and(|reasoning| reasoning["exclude"] == true)
+            || read("include_reasoning") == Some(Value::Bool(false))
+    }
+
+    /// True where the provider may be asked to remember the prompt for an hour, which costs more; a prompt that only
+    /// speaks of it counts too.
+    pub fn may_be_kept_for_an_hour(&self) -> bool {
+        let says = |part: &[u8]| self.raw.0.iter().any(|(_, value)| memchr::memmem::find(value, part).is_some());
+        says(b"\"1h\"") && (says(b"cache_control") || self.raw.get("cache_control").is_some())
     }
 
     /// The models to try, in order: `model` first, then `models` without repeats.

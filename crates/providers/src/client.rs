@@ -204,16 +204,8 @@ async fn error_reply(provider: &str, response: reqwest::Response, by: Instant) -
         None if (300..400).contains(&status) => format!("answered {status}; redirects are not followed"),
         None => format!("answered {status}"),
     };
-    let kind = if is_credential_refused(&body) { Kind::Credential } else { Kind::of_status(status) };
+    let kind = Kind::of_answer(status, &body);
     Failure { status: Some(status), retry_after, ..Failure::new(provider, kind, message) }
-}
-
-/// Google answers 400 to a bad credential and says so in a detail.
-fn is_credential_refused(body: &[u8]) -> bool {
-    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let body = body.as_array().and_then(|list| list.first()).unwrap_or(&body);
-    let details = body.pointer("/error/details").and_then(serde_json::Value::as_array);
-    details.into_iter().flatten().any(|detail| detail["reason"] == "API_KEY_INVALID")
 }
 
 /// `Retry-After` in seconds, at most a day; the date form is not used by providers.

@@ -73,12 +73,13 @@ impl Proof {
     }
 
     /// The secrets in it, so that a message can be searched for them.
-    fn secrets(&self) -> Vec<&Secret> {
+    fn secrets(&self) -> Vec<Secret> {
         match self {
-            Self::None | Self::Token(_) => Vec::new(),
-            Self::Bearer(secret) | Self::Header(_, secret) => vec![secret],
+            Self::None => Vec::new(),
+            Self::Token(source) => source.secrets(),
+            Self::Bearer(secret) | Self::Header(_, secret) => vec![secret.clone()],
             Self::Aws(keys) => {
-                [Some(&keys.id), Some(&keys.secret), keys.session.as_ref()].into_iter().flatten().collect()
+                [Some(keys.id.clone()), Some(keys.secret.clone()), keys.session.clone()].into_iter().flatten().collect()
             }
         }
     }
@@ -121,6 +122,13 @@ impl Credential {
             }
         }
         Ok(headers)
+    }
+
+    /// A call with it failed with this status: a token that is not accepted is bought anew.
+    pub(crate) fn failed(&self, status: Option<u16>) {
+        if let (Proof::Token(source), Some(401)) = (&self.proof, status) {
+            source.forget();
+        }
     }
 
     /// A failure whose message may quote the upstream, fit to be shown: without the secrets, and short.

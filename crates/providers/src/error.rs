@@ -131,7 +131,28 @@ impl Kind {
         }
     }
 
-    pub(crate) fn of_status(status: u16) -> Self {
+    /// What an error answer means: its status, but where the provider's body says something else in a fixed place.
+    pub(crate) fn of_answer(status: u16, body: &[u8]) -> Self {
+        if status != 400 {
+            return Self::of_status(status);
+        }
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let body = body.as_array().and_then(|list| list.first()).unwrap_or(&body);
+        let details = body.pointer("/error/details").and_then(serde_json::Value::as_array);
+        // Google answers 400 to a bad credential.
+        if details.into_iter().flatten().any(|detail| detail["reason"] == "API_KEY_INVALID") {
+            return Self::Credential;
+        }
+        // These say 400 to a model that they do not have, and only in words.
+        let said = protocol::dialect::status_message(body.to_string().as_bytes()).unwrap_or_default();
+        let gone = ["The provided model identifier is invalid", "Model Not Exist", "Invalid model: "];
+        if gone.iter().any(|words| said.starts_with(words)) || said.ends_with(" is not a valid model ID") {
+            return Self::NoSuchModel; // Bedrock, DeepSeek, Mistral; OpenRouter
+        }
+        Self::of_status(status)
+    }
+
+    fn of_status(status: u16) -> Self {
         match status {
             400 | 405..=407 | 409..=428 => Self::Refused,
             401..=403 => Self::Credential,
@@ -141,5 +162,44 @@ impl Kind {
             503 | 529 => Self::Overloaded,
             _ => Self::Broken,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::path::Path;
+
+    #[test]
+    fn every_error_on_file_is_of_the_kind_that_it_states() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/golden");
+        let mut seen = 0;
+        for dialect in std::fs::read_dir(golden).expect("a folder") {
+            for file in std::fs::read_dir(dialect.expect("an entry").path()).expect("a folder") {
+                let path = file.expect("an entry").path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                if !name.starts_with("error_") {
+                    continue;
+                }
+                let case: Value = serde_json::from_slice(&std::fs::read(&path).expect("a file")).expect("JSON");
+                let status = u16::try_from(case["status"].as_u64().expect("a status")).expect("a status");
+                let kind = Kind::of_answer(status, case["wire"].to_string().as_bytes());
+                assert_eq!(Some(kind.as_str()), case["kind"].as_str(), "{}", path.display());
+                seen += 1;
+            }
+        }
+        assert!(seen > 50, "{seen} cases");
+    }
+
+    #[test]
+    fn a_model_that_is_gone_is_told_from_a_bad_request() {
+        for message in
+            ["The provided model identifier is invalid.", "Model Not Exist", "acme/x is not a valid model ID"]
+        {
+            let body = serde_json::json!({"error": {"message": message}}).to_string();
+            assert_eq!(Kind::of_answer(400, body.as_bytes()), Kind::NoSuchModel, "{message}");
+        }
+        assert_eq!(Kind::of_answer(400, br#"{"error":{"message":"max_tokens is too large"}}"#), Kind::Refused);
     }
 }

@@ -99,17 +99,29 @@ struct Tried {
     /// Where a second try cannot help.
     for_good: HashSet<usize>,
     last: Option<Failure>,
+    latest: Option<usize>,
     /// Somebody failed in another way than by not having the model.
     otherwise: bool,
+    /// The first refusal of the request itself, where it was said in other words than the client's.
+    refused: Option<Failure>,
 }
 
 impl Tried {
+    /// True where the latest refusal is of the client's own bytes.
+    fn refused_in_own_words(&self, options: &[Candidate]) -> bool {
+        self.latest.is_none_or(|choice| options[choice].call.endpoint.dialect == Dialect::OpenaiChat)
+    }
+
     fn add(&mut self, choice: usize, failure: Failure) {
         self.all.insert(choice);
+        self.latest = Some(choice);
         if failure.kind.action() != Action::TryNextOrAgain {
             self.for_good.insert(choice);
         }
         self.otherwise |= failure.kind != Kind::NoSuchModel;
+        if failure.kind == Kind::Refused && self.refused.is_none() {
+            self.refused = Some(failure.clone());
+        }
         self.last = Some(failure);
     }
 }
@@ -123,13 +135,8 @@ impl Upstreams {
         let mut choices = Vec::new();
         for call in calls {
             let Some(provider) = providers.get(&call.endpoint.provider) else { continue };
-            let own = call.endpoint.credential.as_deref();
-            let negotiated = |label: &str| provider.reach().negotiated.iter().any(|known| known.credential == label);
-            for (at, credential) in provider.credentials.iter().enumerate() {
-                // A credential with prices of its own serves the endpoints that state them, and no others.
-                if own.map_or(negotiated(&credential.label), |own| own != credential.label) {
-                    continue;
-                }
+            for (at, _) in provider.usable(&call.endpoint) {
+                let credential = &provider.credentials[at];
                 choices.push(Choice {
                     rank: call.rank,
                     slot: format!("{}#{}", call.endpoint.id, credential.label),
@@ -158,8 +165,7 @@ impl Upstreams {
     /// The recent past of an endpoint.
     pub fn record(&self, endpoint: &Endpoint, providers: &Providers) -> Record {
         let provider = providers.get(&endpoint.provider);
-        let labels =
-            provider.into_iter().flat_map(|provider| &provider.credentials).map(|credential| &credential.label);
+        let labels = provider.into_iter().flat_map(|provider| provider.usable(endpoint)).map(|(_, label)| label);
         let slots = labels.map(|label| format!("{}#{label}", endpoint.id));
         let failing = self.gate.are_failing(slots);
         Record { failing, ..self.statistics.record(&endpoint.id, Instant::now()) }
@@ -212,8 +218,10 @@ impl Execution<'_> {
             let last =
                 tried.last.clone().unwrap_or_else(|| Failure::new("", Kind::Failing, "no endpoint may be called"));
             let is_over = self.attempts.count() >= ATTEMPTS_MAX || Instant::now() >= self.ticket.deadline;
-            if last.kind.action() == Action::Stop || is_over {
-                return Err(last);
+            // What was refused in the client's own words would be refused again; a translation may have been at fault.
+            let own_words = || tried.refused_in_own_words(&self.options);
+            if is_over || last.kind.action() == Action::Stop && own_words() {
+                return Err(tried.refused.unwrap_or(last));
             }
             let gate = &self.upstreams.gate;
             if !tried.otherwise && tried.all.len() == self.choices.len() {
@@ -228,7 +236,8 @@ impl Execution<'_> {
                 permit = Some(next);
                 continue;
             }
-            permit = Some(self.again(&mut tried, round).await.ok_or(last)?);
+            let failure = tried.refused.clone().unwrap_or(last);
+            permit = Some(self.again(&mut tried, round).await.ok_or(failure)?);
             round += 1;
         }
     }
@@ -363,6 +372,7 @@ impl Execution<'_> {
                 Ok(Success { answer, call: wanted.clone() })
             }
             Err(failure) => {
+                credential.failed(failure.status);
                 let mut failure = credential.redacted(failure);
                 if matches!(failure.kind, Kind::RateLimited | Kind::Overloaded) {
                     permit.pause(failure.retry_after.get_or_insert(PAUSE).to_owned().min(PAUSE_MAX));

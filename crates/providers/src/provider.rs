@@ -43,8 +43,10 @@ impl Provider {
             billing: None,
             quirks: Quirks::default(),
             names: Arc::default(),
+            elsewhere: false,
             negotiated: Vec::new(),
             all_negotiated: false,
+            aws_region: if kind == Kind::Bedrock { aws_region(&base) } else { None },
         };
         let deadlines = Deadlines {
             connect: Duration::from_millis(crate::config::CONNECT_TIMEOUT_MS),
@@ -71,11 +73,15 @@ impl Provider {
         }))
     }
 
-    /// The same with what the list knows about it.
+    /// The same with what the list knows about it. At another address than the listed one nothing is known of what becomes
+    /// of prompts.
     pub(crate) fn described_by(mut self, row: &ProviderRow) -> Self {
+        let listed_host =
+            row.base_url.contains("${") || web_url(&row.base_url).is_some_and(|url| url.origin() == self.base.origin());
         self.reach = Reach {
             names: row.also.iter().cloned().chain([row.name.clone()]).collect(),
-            facts: row.facts.clone(),
+            facts: if listed_host { row.facts.clone() } else { Facts::default() },
+            elsewhere: !listed_host,
             aggregator: row.aggregator,
             fee: row.fee,
             billing: row.billing,
@@ -83,8 +89,10 @@ impl Provider {
                 max_tokens_field: row.max_tokens_field.clone().unwrap_or_else(|| Quirks::default().max_tokens_field),
                 rejects: row.rejects.clone(),
                 reasoning: row.reasoning,
+                history: row.history,
                 developer_role: !row.no_developer_role,
                 stream_options: !row.no_stream_options,
+                ..Quirks::default()
             },
             ..self.reach
         };
@@ -122,6 +130,15 @@ impl Provider {
     /// The variable that its first credential came from.
     pub fn credential_name(&self) -> &str {
         self.credentials.first().map_or("", |credential| &credential.label)
+    }
+
+    /// The credentials that an endpoint may be called with, by place and name: one with prices of its own serves the
+    /// endpoints that state them, and no others.
+    pub(crate) fn usable<'a>(&'a self, endpoint: &'a catalog::Endpoint) -> impl Iterator<Item = (usize, &'a str)> {
+        let own = endpoint.credential.as_deref();
+        let negotiated = |label: &str| self.reach.negotiated.iter().any(|known| known.credential == label);
+        let labels = self.credentials.iter().enumerate().map(|(at, credential)| (at, credential.label.as_str()));
+        labels.filter(move |(_, label)| own.map_or(!negotiated(label), |own| own == *label))
     }
 
     /// What the catalogue needs to know of it.
@@ -162,13 +179,13 @@ impl Login<'_> {
                 let id = read(self.variable).ok_or_else(|| missing(self.variable))?;
                 let Some(secret_name) = secret.or(usual) else { return Ok(Proof::Bearer(id)) };
                 let secret = read(secret_name).ok_or_else(|| missing(secret_name))?;
-                let session =
-                    config.and_then(|config| config.session_token_env.as_deref()).unwrap_or("AWS_SESSION_TOKEN");
+                let usual = (self.variable == "AWS_ACCESS_KEY_ID").then_some("AWS_SESSION_TOKEN");
+                let session = config.and_then(|config| config.session_token_env.as_deref()).or(usual);
                 let region = config.and_then(|config| config.aws_region.clone()).or_else(|| aws_region(self.base));
                 let region = region
                     .or_else(|| environment("AWS_REGION"))
                     .ok_or("set `aws_region`: the address names no region")?;
-                Ok(Proof::Aws(AwsKeys { id, secret, session: read(session), region }))
+                Ok(Proof::Aws(AwsKeys { id, secret, session: session.and_then(read), region }))
             }
             Kind::Azure => {
                 let own = |text: Option<&String>, name: &str| text.cloned().or_else(|| environment(name));
@@ -218,5 +235,6 @@ pub(crate) fn filled(template: &str, environment: &dyn Fn(&str) -> Option<String
         rest = after;
     }
     text.push_str(rest);
-    Ok(text)
+    // Vertex's worldwide location has no prefix.
+    Ok(text.replace("https://global-aiplatform.", "https://aiplatform."))
 }

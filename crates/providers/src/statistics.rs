@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 /// Endpoints remembered at the most.
 const ENDPOINTS_MAX: usize = 10_000;
+const IDLE_MAX: Duration = Duration::from_secs(3_600);
 /// Each window is so many buckets long; the oldest leaves as a whole.
 const BUCKETS: u64 = 10;
 /// Windows, shortest first.
@@ -34,6 +35,7 @@ impl Default for Statistics {
 struct Endpoint {
     windows: [Window; 3],
     record: Option<(Instant, Record)>,
+    noted: Option<Instant>,
 }
 
 /// The latest buckets of one span, by their number since the start.
@@ -86,10 +88,15 @@ impl Statistics {
     pub(crate) fn note(&self, endpoint: &str, seen: Seen, now: Instant) {
         let mut endpoints = self.lock();
         if endpoints.len() >= ENDPOINTS_MAX && !endpoints.contains_key(endpoint) {
-            endpoints.clear(); // what is still in use is learnt again
+            // What was not called for an hour leaves; a newcomer does not push out what is in use.
+            endpoints.retain(|_, known| known.noted.is_some_and(|at| now.saturating_duration_since(at) < IDLE_MAX));
+            if endpoints.len() >= ENDPOINTS_MAX {
+                return;
+            }
         }
         let age = now.saturating_duration_since(self.begun);
         let known = endpoints.entry(endpoint.to_owned()).or_default();
+        known.noted = Some(now);
         for (window, span) in known.windows.iter_mut().zip(SPANS) {
             window.bucket(age, span).note(seen);
         }
@@ -108,7 +115,7 @@ impl Statistics {
         let record = Record {
             failing: false,
             latency_ms: recent.latency_ms.percentiles(),
-            throughput: recent.throughput.percentiles(),
+            throughput: recent.throughput.exceeded_by(),
             good_calls: share(day.good_calls, day.bad_calls),
         };
         known.record = Some((now, record));
@@ -202,6 +209,15 @@ impl Histogram {
     }
 
     fn percentiles(&self) -> Option<Percentiles> {
+        self.at([0.5, 0.75, 0.9, 0.99])
+    }
+
+    /// What this share of the values reaches or exceeds.
+    fn exceeded_by(&self) -> Option<Percentiles> {
+        self.at([0.5, 0.25, 0.1, 0.01])
+    }
+
+    fn at(&self, shares: [f64; 4]) -> Option<Percentiles> {
         let total: u64 = self.0.values().map(|count| u64::from(*count)).sum();
         let at = |share: f64| {
             let wanted = (total as f64 * share).ceil().max(1.0) as u64;
@@ -212,7 +228,8 @@ impl Histogram {
             });
             bin.map(|(bin, _)| STEP.powf(f64::from(*bin) + 0.5))
         };
-        Some(Percentiles { p50: at(0.5)?, p75: at(0.75)?, p90: at(0.9)?, p99: at(0.99)? })
+        let [p50, p75, p90, p99] = shares.map(at);
+        Some(Percentiles { p50: p50?, p75: p75?, p90: p90?, p99: p99? })
     }
 }
 

@@ -26,6 +26,8 @@ const GOOGLE_SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 const AZURE_SCOPE: &str = "https://cognitiveservices.azure.com/.default";
 /// A token is renewed so long before its end.
 const RENEWED_BEFORE: Duration = Duration::from_secs(60);
+/// A failed purchase is answered for so long without another.
+const FAILURE_KEPT: Duration = Duration::from_secs(3);
 /// Buying a token may take so long.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -33,7 +35,16 @@ const WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct TokenSource {
     buyer: Arc<Buyer>,
-    bought: Arc<Mutex<Option<Token>>>,
+    bought: Arc<Mutex<Bought>>,
+    /// What was bought last, for keeping it out of messages.
+    shown: Arc<std::sync::Mutex<Option<Secret>>>,
+}
+
+#[derive(Default)]
+struct Bought {
+    token: Option<Token>,
+    /// The latest purchase failed: who waits gets the same answer instead of trying one after the other.
+    failed: Option<(Instant, Failure)>,
 }
 
 enum Buyer {
@@ -94,19 +105,50 @@ impl TokenSource {
     }
 
     fn of(buyer: Buyer) -> Self {
-        Self { buyer: Arc::new(buyer), bought: Arc::new(Mutex::new(None)) }
+        Self { buyer: Arc::new(buyer), bought: Arc::default(), shown: Arc::default() }
     }
 
     /// A token that is good now. Calls that need a new one at once buy it once.
     pub(crate) async fn token(&self, client: &reqwest::Client, provider: &str) -> Result<Secret, Failure> {
         let mut bought = self.bought.lock().await;
-        if let Some(token) = bought.as_ref().filter(|token| Instant::now() + RENEWED_BEFORE < token.until) {
+        if let Some(token) = bought.token.as_ref().filter(|token| Instant::now() + RENEWED_BEFORE < token.until) {
             return Ok(token.text.clone());
         }
-        let token = self.buyer.buy(client, provider).await?;
-        let text = token.text.clone();
-        *bought = Some(token);
-        Ok(text)
+        if let Some((_, failure)) = bought.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
+            return Err(failure.clone());
+        }
+        match self.buyer.buy(client, provider).await {
+            Ok(token) => {
+                let text = token.text.clone();
+                *self.shown() = Some(text.clone());
+                *bought = Bought { token: Some(token), failed: None };
+                Ok(text)
+            }
+            Err(failure) => {
+                bought.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// The token is not accepted any more; the next call buys another.
+    pub(crate) fn forget(&self) {
+        if let Ok(mut bought) = self.bought.try_lock() {
+            bought.token = None; // while another call buys one there is nothing to forget
+        }
+    }
+
+    /// What must not stand in a message.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        let own = match &*self.buyer {
+            Buyer::Client { secret, .. } => Some(secret.clone()),
+            Buyer::ServiceAccount { .. } => None,
+        };
+        own.into_iter().chain(self.shown().clone()).collect()
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, Option<Secret>> {
+        self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

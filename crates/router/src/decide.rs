@@ -144,8 +144,13 @@ pub fn decide(question: Question<'_>) -> Route {
         put_in_order(question, &mut group);
         standing.append(&mut group);
     }
+    let rather =
+        request.provider.preferred_min_throughput.is_some() || request.provider.preferred_max_latency.is_some();
     if question.policy.is_none() && request.provider.sort.is_some_and(|sort| sort.across_models) {
         put_in_order(question, &mut standing);
+    } else if question.policy.is_none() && rather {
+        // A fallback model that meets what is rather wanted goes before a first one that is known not to.
+        standing.sort_by_key(|(standing, _)| standing.missed);
     }
     number(request, &mut standing);
     route.candidates = standing.into_iter().map(|(_, candidate)| candidate).collect();
@@ -161,7 +166,7 @@ pub fn decide(question: Question<'_>) -> Route {
 
 fn unsuitable(question: Question<'_>, wanted: &Wanted, endpoint: &Endpoint, input_tokens: u64) -> Option<String> {
     let by_auto = question.policy.is_some_and(|policy| policy.name == "auto");
-    if wanted.model.makes != Makes::Chat {
+    if !matches!(wanted.model.makes, Makes::Chat | Makes::Other) {
         return Some("makes no text".to_owned());
     }
     if by_auto && endpoint.billing != Billing::PerToken {
@@ -220,7 +225,7 @@ fn stand(question: Question<'_>, wanted: &Wanted, endpoint: &Endpoint, candidate
     if !order.is_empty() {
         let place = order.iter().position(|name| endpoint.is_called(name)).unwrap_or(order.len());
         candidate.reason = "by provider.order".to_owned();
-        return Standing { missed: 0, failing: false, aggregator: false, key: place as f64 };
+        return Standing { missed: 0, failing: false, aggregator: false, key: place as f64, drawn: false };
     }
     let sort = request.provider.sort.map(|sort| sort.by).or(wanted.suffixes.sort_by());
     if let Some(by) = sort {
@@ -232,7 +237,7 @@ fn stand(question: Question<'_>, wanted: &Wanted, endpoint: &Endpoint, candidate
         candidate.reason = "it has been failing: last".to_owned();
     }
     let lot = lot(question.seed, endpoint, price);
-    Standing { missed, failing: record.failing, aggregator: endpoint.aggregator, key: lot }
+    Standing { missed, failing: record.failing, aggregator: endpoint.aggregator, key: lot, drawn: true }
 }
 
 /// Orders the endpoints of one model; the one that remembers the conversation goes first where that is cheaper than
@@ -243,7 +248,8 @@ fn put_in_order(question: Question<'_>, group: &mut Vec<(Standing, Candidate)>) 
         a.compare(b).then_with(by_cost).then_with(|| one.endpoint.id.cmp(&other.endpoint.id))
     });
     let preferences = &question.request.provider;
-    if let Some(sticky) = question.sticky.filter(|_| preferences.order.is_empty() && preferences.sort.is_none())
+    let drawn = group.iter().all(|(standing, _)| standing.drawn);
+    if let Some(sticky) = question.sticky.filter(|_| drawn)
         && let Some(at) = group.iter().position(|(_, candidate)| candidate.endpoint.id == sticky.endpoint)
     {
         let cheapest = group.iter().map(|(_, candidate)| candidate.expected_cost_usd).fold(f64::INFINITY, f64::min);
@@ -294,12 +300,15 @@ fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, di
     };
     // What fails goes last whatever it promises.
     let failing = |candidate: &Candidate| (question.records)(&candidate.endpoint).failing;
-    route.candidates.sort_by(|a, b| {
+    let mut ranked: Vec<(bool, Candidate)> =
+        std::mem::take(&mut route.candidates).into_iter().map(|candidate| (failing(&candidate), candidate)).collect();
+    ranked.sort_by(|(a_fails, a), (b_fails, b)| {
         let by_quality = || b.quality.unwrap_or(0.0).total_cmp(&a.quality.unwrap_or(0.0));
         let by_cost = || a.expected_cost_usd.total_cmp(&b.expected_cost_usd);
-        let by_class = || keeps(b).cmp(&keeps(a)).then_with(|| failing(a).cmp(&failing(b)));
+        let by_class = || keeps(b).cmp(&keeps(a)).then_with(|| a_fails.cmp(b_fails));
         by_class().then_with(|| if keeps(a) { by_cost() } else { by_quality() })
     });
+    route.candidates = ranked.into_iter().map(|(_, candidate)| candidate).collect();
     for at in 1..route.candidates.len() {
         let (before, this) = (&route.candidates[at - 1], &route.candidates[at]);
         let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;

@@ -74,7 +74,7 @@ fn excluded(request: &ChatRequest, endpoint: &Endpoint) -> Option<String> {
     if !preferences.only.is_empty() && !named(&preferences.only) {
         return Some(format!("provider.only does not name `{}`", endpoint.provider));
     }
-    if named(&preferences.ignore) {
+    if preferences.ignore.iter().any(|name| endpoint.may_be_called(name)) {
         return Some(format!("provider.ignore names `{}`", endpoint.provider));
     }
     if preferences.allow_fallbacks == Some(false) && !preferences.order.is_empty() && !named(&preferences.order) {
@@ -89,7 +89,8 @@ fn incapable(request: &ChatRequest, endpoint: &Endpoint, suffixes: Suffixes, inp
         (AbilityName::Tools, !request.tools.is_empty()),
         (AbilityName::JsonSchema, wants_schema(request)),
         (AbilityName::Images, has_part(request, "image_url")),
-        (AbilityName::Pdf, has_part(request, "file") && endpoint.dialect != Dialect::OpenaiChat),
+        (AbilityName::Pdf, has_part(request, "file")),
+        (AbilityName::Audio, has_part(request, "input_audio")),
         (AbilityName::Reasoning, suffixes.thinking),
     ];
     if let Some((missing, _)) = needs.iter().find(|(ability, needed)| *needed && !endpoint.abilities.contains(ability))
@@ -106,8 +107,11 @@ fn incapable(request: &ChatRequest, endpoint: &Endpoint, suffixes: Suffixes, inp
         }
     }
     // The prompt's tokens are an upper estimate, so a quarter less still counts as fitting: the provider knows better.
-    if input_tokens * 3 / 4 > endpoint.context_tokens {
-        return Some(format!("about {input_tokens} input tokens exceed its context of {}", endpoint.context_tokens));
+    if input_tokens * 3 / 4 > endpoint.input_tokens_max {
+        return Some(format!("about {input_tokens} input tokens exceed its context of {}", endpoint.input_tokens_max));
+    }
+    if let Some(wanted) = request.max_tokens.filter(|wanted| *wanted > endpoint.output_tokens_max) {
+        return Some(format!("gives {} output tokens at the most, not {wanted}", endpoint.output_tokens_max));
     }
     None
 }
@@ -180,6 +184,9 @@ fn too_dear(request: &ChatRequest, endpoint: &Endpoint, input_tokens: u64) -> Op
     if let Some((what, is, most)) = prompt.or(completion) {
         return Some(format!("provider.max_price.{what}: it costs ${is} a million tokens, not ${most} or less"));
     }
+    if max.request.is_some() && endpoint.request_fee {
+        return Some("provider.max_price.request: its price of one is unknown".to_owned());
+    }
     let unpriced =
         [("image", max.image, has_part(request, "image_url")), ("audio", max.audio, has_part(request, "input_audio"))];
     let (what, ..) = unpriced.iter().find(|(_, most, used)| most.is_some() && *used)?;
@@ -203,8 +210,8 @@ pub fn parameters(endpoint: &Endpoint) -> Vec<&'static str> {
     let mut names = vec!["max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"];
     names.extend_from_slice(match endpoint.dialect {
         Dialect::OpenaiChat => &["seed", "frequency_penalty", "presence_penalty", "n"],
-        Dialect::Gemini => &["seed", "frequency_penalty", "presence_penalty", "n", "top_k", "logprobs", "top_logprobs"],
-        Dialect::Cohere => &["seed", "frequency_penalty", "presence_penalty", "top_k", "logprobs"],
+        Dialect::Gemini => &["seed", "frequency_penalty", "presence_penalty", "n", "top_k"],
+        Dialect::Cohere => &["seed", "frequency_penalty", "presence_penalty", "top_k"],
         Dialect::Anthropic | Dialect::Bedrock => &["top_k"],
         Dialect::OpenaiResponses => &["verbosity"],
     });
@@ -237,6 +244,7 @@ pub(crate) struct Standing {
     pub aggregator: bool,
     /// The order asked for, or drawn.
     pub key: f64,
+    pub drawn: bool,
 }
 
 impl Standing {
@@ -255,7 +263,7 @@ impl Standing {
             SortBy::Exacto => record.good_calls.map_or(unknown, |share| -share),
         };
         let aggregator = by != SortBy::Price && endpoint.aggregator;
-        Self { missed: 0, failing: false, aggregator, key }
+        Self { missed: 0, failing: false, aggregator, key, drawn: false }
     }
 }
 

@@ -44,8 +44,10 @@ fn models() -> (Arc<Model>, Arc<Model>) {
         billing: None,
         quirks: Quirks::default(),
         names: Arc::new(["The Mall".to_owned()]),
+        elsewhere: false,
         negotiated: Vec::new(),
         all_negotiated: false,
+        aws_region: None,
     };
     let mut catalog = Catalog::default();
     for model in &file.models {

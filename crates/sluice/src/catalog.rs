@@ -159,6 +159,7 @@ async fn refresh_once(arguments: &Refresh) -> Result<(), Failure> {
 
 fn merge(store: &Store, source: &str, text: &[u8], provider: Option<&str>) -> Result<Vec<Event>, Failure> {
     let document = Document::read(source, text, provider)?;
+    let _lock = store.lock()?;
     let before: Arc<Listing> = store.listing()?;
     let (after, events) = before.merged(&document, &today())?;
     store.keep(&after, &events)?;

@@ -1,8 +1,7 @@
 //! `sluice check`: a configuration file without starting it.
 
 use crate::failure::Failure;
-use crate::serve::environment;
-use gateway::ConfigFile;
+use crate::serve::{environment, read_current};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -12,7 +11,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let file = ConfigFile::read(&arguments.file)?;
+    let file = read_current(Some(&arguments.file))?;
     // An address nobody calls: names must resolve, nothing is started.
     let simulator = file.needs_simulator(environment).then_some("http://127.0.0.1:9/v1");
     let config = file.check(environment, simulator)?;

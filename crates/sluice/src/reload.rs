@@ -17,7 +17,12 @@ pub(crate) struct Source {
     pub store: Store,
     /// The simulator that `serve` started, where it did.
     pub simulator: Option<String>,
+    /// When the files had been changed as they were read at the start.
+    pub known: Times,
 }
+
+/// When the configuration and the catalogue were changed.
+pub(crate) type Times = [Option<SystemTime>; 2];
 
 impl Source {
     /// Reads and checks the configuration, then swaps it in; one that has a mistake changes nothing.
@@ -27,22 +32,22 @@ impl Source {
         Ok(gateway.reload(file.check(environment, simulator)?))
     }
 
-    /// When the configuration and the catalogue were changed.
-    fn changed(&self) -> [Option<SystemTime>; 2] {
-        let path = self.file.as_deref().unwrap_or(Path::new(crate::serve::DEFAULT_FILE));
+    /// When the files were changed.
+    pub(crate) fn times(file: Option<&Path>, store: &Store) -> Times {
+        let path = file.unwrap_or(Path::new(crate::serve::DEFAULT_FILE));
         let configuration = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        [configuration, self.store.changed()]
+        [configuration, store.changed()]
     }
 
     /// Reloads whenever there is a reason to; never returns.
     pub(crate) async fn watch(self, gateway: &Gateway) {
         let mut hangups = Hangups::new();
-        let mut known = self.changed();
+        let mut known = self.known;
         loop {
             tokio::select! {
                 () = hangups.next() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {
-                    let changed = self.changed();
+                    let changed = Self::times(self.file.as_deref(), &self.store);
                     if changed == known || changed == [None, None] {
                         continue;
                     }

@@ -33,7 +33,7 @@ pub(crate) fn read_config(named: Option<&Path>) -> Result<ConfigFile, Failure> {
 /// The configuration with the newest prices that were merged.
 pub(crate) fn read_current(named: Option<&Path>) -> Result<ConfigFile, Failure> {
     let file = read_config(named)?;
-    let listing = Store::beside(file.database()).listing()?;
+    let listing = Store::beside(file.database()).listing_or_shipped()?;
     Ok(file.with_listing(listing))
 }
 
@@ -42,6 +42,10 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let found = Source::times(
+        arguments.config.as_deref(),
+        &Store::beside(read_config(arguments.config.as_deref())?.database()),
+    );
     let file = read_current(arguments.config.as_deref())?;
     let simulator = if file.needs_simulator(environment) {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -59,7 +63,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let started = App::start(config, admin_key.as_deref()).await?;
     greet(&started, listener.local_addr()?);
     let gateway = serve(started, listener)?;
-    let source = Source { file: arguments.config, store, simulator: simulated };
+    let source = Source { file: arguments.config, store, simulator: simulated, known: found };
     tokio::select! {
         () = source.watch(&gateway) => {}
         () = stop_signal() => {}

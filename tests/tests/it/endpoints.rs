@@ -58,6 +58,15 @@ fn allowed(policy: Policy, demand: &Value) -> bool {
 async fn no_byte_reaches_a_provider_that_a_demand_forbids_whatever_fails() {
     let models = (0..POLICIES.len()).map(|at| SimulatedModel::new(format!("sim/q{at}"))).collect();
     let stack = Stack::with(simulator(models).await, &policy_config()).await;
+    // A hedge is sent when the usual time is known and passed.
+    for at in 0..POLICIES.len() {
+        for turn in 0..25 {
+            let mut body = streamed(question("a/m", &format!("{at} {turn}")));
+            body["provider"] = json!({"only": [format!("q{at}")]});
+            assert_eq!(stack.chat(&body).await.status, 200);
+        }
+    }
+    let (mut hedged, mut fell_back) = (0, 0);
     for zdr in [None, Some(false), Some(true)] {
         for collection in [None, Some("allow"), Some("deny")] {
             for region in [None, Some("eu"), Some("us"), Some("ch")] {
@@ -77,6 +86,12 @@ async fn no_byte_reaches_a_provider_that_a_demand_forbids_whatever_fails() {
                     let mut body = question("a/m", &format!("{demand} {turn}"));
                     body["provider"] = demand.clone();
                     let answered = stack.chat(&if turn % 2 == 0 { streamed(body) } else { body }).await;
+                    if answered.status == 200 {
+                        let attempts = stack.generation(&answered).await["sluice"]["attempts"].clone();
+                        let attempts = attempts.as_array().expect("attempts").clone();
+                        hedged += attempts.iter().filter(|attempt| attempt["hedge"] == true).count();
+                        fell_back += usize::from(attempts.len() > 1);
+                    }
                     if !(0..POLICIES.len()).any(is_allowed) {
                         assert_eq!(answered.status, 404, "{demand}: {}", answered.text);
                         assert!(
@@ -95,6 +110,7 @@ async fn no_byte_reaches_a_provider_that_a_demand_forbids_whatever_fails() {
             }
         }
     }
+    assert!(hedged > 0 && fell_back > 0, "{hedged} hedges, {fell_back} fallbacks: there was nothing to forbid");
     let calls: u64 = stack.simulator.counters().by_model.values().map(|calls| *calls as u64).sum();
     assert!(calls > 80, "the demands were tried where they allow somebody: {calls}");
 }
@@ -138,8 +154,9 @@ async fn a_credential_with_its_own_price_is_ranked_reserved_and_billed_at_it() {
     let tokens = answered.json()["usage"]["total_tokens"].as_u64().expect("tokens");
     assert_eq!(generation["total_cost"].as_f64(), Some(tokens as f64 / 1e9), "{generation}");
     assert!(generation["sluice"]["reserved_usd"].as_f64() < Some(1e-4), "the reservation is at that price too");
+    // A model without a price of its own costs what is listed, whichever credential pays.
     let other = stack.chat(&question("openai/gpt-oss-20b", "no price agreed")).await;
-    assert_eq!(stack.generation(&other).await["sluice"]["attempts"][0]["credential"], "KEY_LIST");
+    assert!(stack.generation(&other).await["total_cost"].as_f64() > Some(1e-7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,11 +260,7 @@ async fn models_endpoints_and_providers_are_listed_with_live_figures() {
         anonymous["data"]["endpoints"].as_array().expect("rows").iter().all(|row| row["latency_last_30m"].is_null())
     );
     let zdr = stack.get("/v1/endpoints/zdr").await.json();
-    let zdr = zdr["data"].as_array().expect("rows").clone();
-    assert!(
-        !zdr.is_empty() && zdr.iter().all(|row| row["provider_name"] == "fireworks-ai"),
-        "groq's keeping is unknown"
-    );
+    assert_eq!(zdr["data"], json!([]), "what fireworks says of itself does not hold at another address");
     let providers = stack.get("/v1/providers").await.json();
     let slugs: Vec<&str> =
         providers["data"].as_array().expect("rows").iter().filter_map(|row| row["slug"].as_str()).collect();

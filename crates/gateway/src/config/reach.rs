@@ -1,7 +1,7 @@
 //! Which providers and models a configuration reaches: its own tables, the catalogue, and the credentials found.
 
 use super::{ConfigFile, Findings, Mistake, SIMULATED, listed};
-use catalog::{Catalog, Kind, Listing, Model, ModelConfig, Reach};
+use catalog::{Billing, Catalog, Kind, Listing, Model, ModelConfig, Reach};
 use providers::Provider;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -96,7 +96,7 @@ impl ConfigFile {
         if configured.contains(SIMULATED) {
             match toml::from_str::<Simulated>(include_str!("../../../../config/catalog/simulated.toml")) {
                 Ok(page) => {
-                    let own = |model: &&ModelConfig| catalog.resolve(model.id.get_ref()).is_err();
+                    let own = |model: &&ModelConfig| catalog.find(model.id.get_ref()).is_none();
                     let new: Vec<&ModelConfig> = page.models.iter().filter(own).collect();
                     new.into_iter().for_each(|model| drop(catalog.add(model, "simulated", &reach)));
                 }
@@ -104,6 +104,16 @@ impl ConfigFile {
             }
         }
         catalog.join(listing, &reach);
+        for (reach, priced) in reach.iter().flat_map(|reach| reach.negotiated.iter().map(move |own| (reach, own))) {
+            for model in priced.prices.keys().filter(|model| catalog.models().all(|known| known.id != **model)) {
+                let place = format!("providers.{}.credentials.prices.model", reach.provider);
+                let problem = match catalog.find(model) {
+                    Some(found) => format!("`{model}` is another name of `{}`; write that", found.model.id),
+                    None => format!("no model `{model}`; `sluice catalog list` has the canonical names"),
+                };
+                findings.mistakes.push(Mistake::new(0..0, place, problem));
+            }
+        }
         let uses_list = catalog.models().any(|model| listing.models.contains_key(&model.id));
         if let Some(days) = age_days(&listing.as_of).filter(|days| uses_list && *days > AGE_DAYS_MAX) {
             findings.notices.push(format!(
@@ -134,6 +144,10 @@ pub(super) fn baseline_of(catalog: &Catalog, ids: &[String]) -> Option<String> {
         (Some(released), Some(bound)) => released > bound,
         _ => true,
     };
-    let price = |model: &&Arc<Model>| model.endpoints.iter().map(|e| e.price.base.output).min().unwrap_or(0);
+    let paid = |model: &Arc<Model>| {
+        let paid = model.endpoints.iter().filter(|endpoint| endpoint.billing == Billing::PerToken);
+        paid.map(|endpoint| endpoint.price.base.output).min()
+    };
+    let price = |model: &&Arc<Model>| paid(model).unwrap_or(0);
     models.iter().filter(recent).max_by_key(price).map(|model| model.id.clone())
 }

@@ -104,6 +104,7 @@ async fn whole_out(app: &App, asked: &Arc<Asked>, delivery: Delivery) -> Result<
     let mut body = serde_json::to_value(&*served.reply).unwrap_or_default();
     if let Value::Object(body) = &mut body {
         stamp(body, asked, &served.head, served.reply.created);
+        hide_thoughts(body, asked, "message");
         body.insert("usage".to_owned(), usage(&served));
         if asked.request.sluice.trace {
             body.insert("sluice".to_owned(), account(&served, true));
@@ -138,7 +139,10 @@ impl Waiting {
         let Some(settlement) = self.settlement.take() else { return outcome };
         match outcome {
             Ok(served) => {
-                let coalesced = served.again(Hit::Coalesced, leader_id, asked.baseline_cost(app, served.usage));
+                let coalesced = {
+                    let notice = asked.notice_of(&served.head);
+                    served.again(Hit::Coalesced, leader_id, notice, asked.baseline_cost(app, served.usage))
+                };
                 settle_hit(*settlement, asked, &coalesced, "served");
                 Ok(Arc::new(coalesced))
             }
@@ -196,7 +200,8 @@ async fn stream_out(
                 }
             };
             let source = Some(follower.leader_id());
-            let head = Arc::new(Head { hit: Hit::Coalesced, source, ..(*head).clone() });
+            let notice = asked.notice_of(&head);
+            let head = Arc::new(Head { hit: Hit::Coalesced, source, notice, ..(*head).clone() });
             (head, Some(follower), Some(waiting), None)
         }
     };
@@ -262,6 +267,7 @@ impl Outgoing {
         if let Value::Object(body) = &mut body {
             body.remove("usage");
             stamp(body, &self.asked, &self.head, chunk.created);
+            hide_thoughts(body, &self.asked, "delta");
         }
         self.emit(&body);
     }
@@ -309,6 +315,19 @@ impl Outgoing {
         match encode_event(body) {
             Ok(event) => self.ready.push_back(event),
             Err(error) => tracing::error!(%error, "an event could not be written"),
+        }
+    }
+}
+
+/// Takes thoughts out that the client does not want to see; they were paid for all the same.
+fn hide_thoughts(body: &mut Map<String, Value>, asked: &Asked, part: &str) {
+    if !asked.hides_thoughts {
+        return;
+    }
+    for choice in body.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(Value::Object(message)) = choice.get_mut(part) {
+            message.shift_remove("reasoning");
+            message.shift_remove("reasoning_details");
         }
     }
 }

@@ -18,8 +18,7 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Error> {
     let model = find(&app, &author, &slug)?;
     let shows_speed = auth::caller(&app, &headers).await.is_ok();
-    let endpoints: Vec<Value> =
-        model.endpoints.iter().map(|endpoint| row(&app, &model, endpoint, shows_speed)).collect();
+    let endpoints: Vec<Value> = listed(&model).map(|endpoint| row(&app, &model, endpoint, shows_speed)).collect();
     Ok(Json(json!({"data": {
         "id": model.id, "name": model.name, "created": model.released.as_deref().map_or(0, day_seconds),
         "description": "", "architecture": architecture(&model), "endpoints": endpoints,
@@ -32,7 +31,7 @@ pub(super) async fn zdr(State(app): State<App>, headers: HeaderMap) -> Json<Valu
     let mut rows = Vec::new();
     for model in app.config.catalog.models() {
         let keeps_none = |endpoint: &&std::sync::Arc<Endpoint>| endpoint.facts.stores_prompts == Some(false);
-        rows.extend(model.endpoints.iter().filter(keeps_none).map(|endpoint| row(&app, model, endpoint, shows_speed)));
+        rows.extend(listed(model).filter(keeps_none).map(|endpoint| row(&app, model, endpoint, shows_speed)));
     }
     Json(json!({ "data": rows }))
 }
@@ -58,6 +57,15 @@ pub(super) async fn providers(State(app): State<App>) -> Json<Value> {
     Json(json!({"data": rows.collect::<Vec<_>>()}))
 }
 
+/// The endpoints at their listed prices; what single credentials pay is nobody else's business.
+fn listed(model: &Model) -> impl Iterator<Item = &std::sync::Arc<Endpoint>> {
+    let own_only = |endpoint: &std::sync::Arc<Endpoint>| {
+        endpoint.credential.is_some()
+            && model.endpoints.iter().any(|other| other.credential.is_none() && other.provider == endpoint.provider)
+    };
+    model.endpoints.iter().filter(move |endpoint| !own_only(endpoint))
+}
+
 fn row(app: &App, model: &Model, endpoint: &Endpoint, shows_speed: bool) -> Value {
     let live = app.upstreams.live(endpoint);
     let record = app.upstreams.record(endpoint, &app.config.providers);
@@ -71,7 +79,7 @@ fn row(app: &App, model: &Model, endpoint: &Endpoint, shows_speed: bool) -> Valu
     json!({
         "name": format!("{tag} | {}", endpoint.name), "model_id": model.id, "model_name": model.name,
         "provider_name": endpoint.provider, "tag": tag,
-        "context_length": endpoint.context_tokens, "max_prompt_tokens": endpoint.context_tokens,
+        "context_length": endpoint.context_tokens, "max_prompt_tokens": endpoint.input_tokens_max,
         "max_completion_tokens": endpoint.output_tokens_max,
         "pricing": pricing(&endpoint.price),
         "quantization": facts.quantization.as_deref().unwrap_or("unknown"),
@@ -123,6 +131,7 @@ fn rates(rates: &Rates) -> Map<String, Value> {
     let own = [
         ("input_cache_read", rates.cache_read, rates.input),
         ("input_cache_write", rates.cache_write, rates.input),
+        ("input_cache_write_1h", rates.cache_write_1h, rates.input),
         ("internal_reasoning", rates.output_thinking, rates.output),
     ];
     let own = own.into_iter().filter(|(_, rate, usual)| rate != usual).map(|(name, rate, _)| (name, rate));

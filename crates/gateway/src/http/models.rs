@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::http::endpoints::{parameters_of, pricing};
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use catalog::{AbilityName, Makes, Model};
+use catalog::{AbilityName, Billing, Endpoint, Makes, Model};
 use protocol::FieldError;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,19 +36,19 @@ pub(super) async fn list(
     wanted: Result<Query<Wanted>, Rejection>,
 ) -> Result<Json<Value>, Error> {
     let wanted = read(wanted)?;
-    let models = chosen(&app, &wanted, &[Makes::Chat])?;
+    let models = chosen(&app, &wanted, &[Makes::Chat, Makes::Other])?;
     let shows_policies =
         wanted.output_modalities.is_none() && wanted.supported_parameters.is_none() && wanted.q.is_none();
     let policies = app.config.policies.keys().filter(|_| shows_policies).map(|name| policy(name));
     let rows: Vec<Value> = policies.chain(models.iter().map(|model| row(model))).collect();
-    page(rows, &wanted)
+    page(rows, &wanted, "models")
 }
 
 pub(super) async fn count(
     State(app): State<App>,
     wanted: Result<Query<Wanted>, Rejection>,
 ) -> Result<Json<Value>, Error> {
-    let count = chosen(&app, &read(wanted)?, &[Makes::Chat])?.len();
+    let count = chosen(&app, &read(wanted)?, &[Makes::Chat, Makes::Other])?.len();
     Ok(Json(json!({"data": {"count": count}})))
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn embeddings(
 ) -> Result<Json<Value>, Error> {
     let wanted = read(wanted)?;
     let rows = chosen(&app, &wanted, &[Makes::Embeddings])?.iter().map(|model| row(model)).collect();
-    page(rows, &wanted)
+    page(rows, &wanted, "embeddings/models")
 }
 
 pub(super) async fn one(
@@ -92,7 +92,7 @@ fn read(wanted: Result<Query<Wanted>, Rejection>) -> Result<Wanted, Error> {
 fn chosen(app: &App, wanted: &Wanted, usual: &[Makes]) -> Result<Vec<Arc<Model>>, Error> {
     let makes = match wanted.output_modalities.as_deref() {
         None => usual.to_vec(),
-        Some("all") => vec![Makes::Chat, Makes::Embeddings, Makes::Images, Makes::Audio],
+        Some("all") => vec![Makes::Chat, Makes::Other, Makes::Embeddings, Makes::Images, Makes::Audio],
         Some(list) => list.split(',').map(made).collect::<Result<_, _>>()?,
     };
     let parameters: Vec<&str> =
@@ -113,6 +113,11 @@ fn chosen(app: &App, wanted: &Wanted, usual: &[Makes]) -> Result<Vec<Arc<Model>>
     Ok(models)
 }
 
+/// The endpoints whose price is one: not a plan's.
+fn paid(model: &Model) -> impl Iterator<Item = &Arc<Endpoint>> {
+    model.endpoints.iter().filter(|endpoint| endpoint.billing != Billing::FlatRate && endpoint.credential.is_none())
+}
+
 fn made(name: &str) -> Result<Makes, Error> {
     match name.trim() {
         "text" => Ok(Makes::Chat),
@@ -128,8 +133,8 @@ fn made(name: &str) -> Result<Makes, Error> {
 
 fn order(app: &App, models: &mut [Arc<Model>], sort: &str) -> Result<(), Error> {
     let price = |model: &Arc<Model>| {
-        let paid = model.endpoints.iter().map(|endpoint| endpoint.price.base.input + endpoint.price.base.output);
-        paid.min().unwrap_or(u64::MAX) as f64
+        let paid = paid(model).map(|endpoint| endpoint.price.base.input + endpoint.price.base.output);
+        paid.min().unwrap_or(u64::MAX)
     };
     let context =
         |model: &Arc<Model>| model.endpoints.iter().map(|endpoint| endpoint.context_tokens).max().unwrap_or(0);
@@ -143,12 +148,12 @@ fn order(app: &App, models: &mut [Arc<Model>], sort: &str) -> Result<(), Error> 
         (latency, throughput)
     };
     match sort {
-        "pricing-low-to-high" => models.sort_by(|a, b| price(a).total_cmp(&price(b))),
-        "pricing-high-to-low" => models.sort_by(|a, b| price(b).total_cmp(&price(a))),
+        "pricing-low-to-high" => models.sort_by_cached_key(price),
+        "pricing-high-to-low" => models.sort_by_cached_key(|model| std::cmp::Reverse(price(model))),
         "context-high-to-low" => models.sort_by_key(|model| std::cmp::Reverse(context(model))),
         "newest" => models.sort_by(|a, b| b.released.cmp(&a.released)),
-        "latency-low-to-high" => models.sort_by(|a, b| live(a).0.total_cmp(&live(b).0)),
-        "throughput-high-to-low" => models.sort_by(|a, b| live(b).1.total_cmp(&live(a).1)),
+        "latency-low-to-high" => models.sort_by_cached_key(|model| (live(model).0 * 1e3) as u64),
+        "throughput-high-to-low" => models.sort_by_cached_key(|model| std::cmp::Reverse((live(model).1 * 1e3) as u64)),
         other => {
             let problem = format!(
                 "`{other}`; use pricing-low-to-high, pricing-high-to-low, context-high-to-low, newest, \
@@ -160,12 +165,21 @@ fn order(app: &App, models: &mut [Arc<Model>], sort: &str) -> Result<(), Error> 
     Ok(())
 }
 
-fn page(rows: Vec<Value>, wanted: &Wanted) -> Result<Json<Value>, Error> {
+fn page(rows: Vec<Value>, wanted: &Wanted, path: &str) -> Result<Json<Value>, Error> {
     let total = rows.len();
     let limit = wanted.limit.unwrap_or(usize::MAX);
     let data: Vec<Value> = rows.into_iter().skip(wanted.offset).take(limit).collect();
     let end = wanted.offset + data.len();
-    let next = (end < total && wanted.limit.is_some()).then(|| format!("/api/v1/models?offset={end}&limit={limit}"));
+    let filters = [
+        ("output_modalities", &wanted.output_modalities),
+        ("supported_parameters", &wanted.supported_parameters),
+        ("q", &wanted.q),
+        ("sort", &wanted.sort),
+    ];
+    let filters = filters.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", value.as_ref()?)));
+    let filters = filters.collect::<String>().replace(' ', "%20");
+    let next =
+        (end < total && wanted.limit.is_some()).then(|| format!("/api/v1/{path}?offset={end}&limit={limit}{filters}"));
     Ok(Json(json!({"object": "list", "data": data, "total_count": total, "links": {"next": next}})))
 }
 
@@ -186,7 +200,7 @@ fn policy(name: &str) -> Value {
 }
 
 fn row(model: &Model) -> Value {
-    let cheapest = model.endpoints.iter().min_by_key(|endpoint| endpoint.price.base.output);
+    let cheapest = paid(model).min_by_key(|endpoint| endpoint.price.base.output).or(model.endpoints.first());
     let context = model.endpoints.iter().map(|endpoint| endpoint.context_tokens).max();
     let output = model.endpoints.iter().map(|endpoint| endpoint.output_tokens_max).max();
     let parameters: BTreeSet<&str> = model.endpoints.iter().flat_map(|endpoint| parameters_of(endpoint)).collect();
@@ -216,6 +230,7 @@ pub(super) fn architecture(model: &Model) -> Value {
         Makes::Embeddings => vec!["embeddings"],
         Makes::Images => vec!["text", "image"],
         Makes::Audio => vec!["text", "audio"],
+        Makes::Other => vec!["text"],
     };
     json!({"modality": format!("{}->{}", inputs.join("+"), output.join("+")), "input_modalities": inputs,
         "output_modalities": output, "tokenizer": "Other", "instruct_type": null})

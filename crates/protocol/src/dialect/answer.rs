@@ -40,7 +40,8 @@ impl Answer {
         self.details.push(item);
     }
 
-    pub(super) fn into_choice(self, index: u32, finish: Finish) -> Choice {
+    /// `finish` is `None` where the provider did not say why it ended: then we do not say it either.
+    pub(super) fn into_choice(self, index: u32, finish: Option<Finish>) -> Choice {
         let mut extra = self.extra;
         if !self.reasoning.is_empty() {
             extra.insert("reasoning".to_owned(), json!(self.reasoning));
@@ -55,8 +56,9 @@ impl Answer {
             extra,
             ..AssistantMessage::default()
         };
-        let extra = Map::from_iter([("native_finish_reason".to_owned(), json!(finish.native))]);
-        Choice { index, message, finish_reason: Some(finish.reason.to_owned()), extra }
+        let native = finish.as_ref().map(|finish| ("native_finish_reason".to_owned(), json!(finish.native)));
+        let finish_reason = finish.map(|finish| finish.reason.to_owned());
+        Choice { index, message, finish_reason, extra: native.into_iter().collect() }
     }
 }
 
@@ -149,6 +151,11 @@ fn item(choices: Vec<ChunkChoice>, usage: Option<Value>) -> StreamItem {
         usage,
         extra: Map::new(),
     }))
+}
+
+/// True where all of these counts are stated: usage without them is no usage.
+pub(super) fn states(value: &Value, paths: &[&str]) -> bool {
+    paths.iter().all(|path| value.pointer(path).is_some_and(Value::is_number))
 }
 
 /// A count or a number of something, 0 where it is not stated; more than any answer has would overflow sums.

@@ -1,6 +1,6 @@
 //! Anthropic's Messages (platform.claude.com/docs/en/api/messages), also as Vertex serves them.
 
-use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, used};
+use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, states, used};
 use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments};
 use super::{DecodeError, Inexpressible, StreamItem, Target};
 use crate::reply::Reply;
@@ -55,7 +55,13 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
     if let Some(user) = &request.user {
         body.insert("metadata".to_owned(), json!({ "user_id": user }));
     }
-    said.copy(&[("cache_control", "cache_control"), ("service_tier", "service_tier")], &mut body);
+    said.copy(&[("cache_control", "cache_control")], &mut body);
+    let tier = match said.field("service_tier").and_then(Value::as_str) {
+        Some("auto") => Some("auto"),
+        Some("default" | "standard_only") => Some("standard_only"),
+        _ => None, // OpenAI's other tiers are not sold here
+    };
+    body.extend(tier.map(|tier| ("service_tier".to_owned(), json!(tier))));
     if request.stream {
         body.insert("stream".to_owned(), json!(true));
     }
@@ -163,6 +169,13 @@ fn encode_source(source: &Source) -> Value {
 
 fn encode_tools(said: &Conversation, body: &mut Map<String, Value>) {
     if said.tools.is_empty() {
+        // A conversation that holds calls is refused without the tools; what may be called is still nothing.
+        let used = said.called_before();
+        if !used.is_empty() {
+            let tools = used.iter().map(|name| json!({"name": name, "input_schema": {"type": "object"}}));
+            body.insert("tools".to_owned(), tools.collect());
+            body.insert("tool_choice".to_owned(), json!({"type": "none"}));
+        }
         return;
     }
     let tools = said.tools.iter().map(|tool| {
@@ -217,24 +230,24 @@ pub(super) fn decode_reply(body: &Value) -> Result<Reply, DecodeError> {
             _ => {}
         }
     }
-    let finish = finish(body["stop_reason"].as_str().unwrap_or("end_turn"));
+    let finish = body["stop_reason"].as_str().map(finish);
     let text = |name: &str| body[name].as_str().unwrap_or("");
     Ok(answer::reply(text("id"), text("model"), vec![answer.into_choice(0, finish)], usage(&body["usage"])))
 }
 
 fn finish(native: &str) -> Finish {
     let reason = match native {
-        "max_tokens" | "model_context_window_exceeded" => "length",
+        "end_turn" | "stop_sequence" => "stop",
         "tool_use" => "tool_calls",
         "refusal" => "content_filter",
-        _ => "stop",
+        _ => "length", // also what we do not know: an answer that may go on is not a whole one
     };
     Finish { reason, native: native.to_owned() }
 }
 
 /// `input_tokens` are without the cached ones (platform.claude.com/docs/en/build-with-claude/prompt-caching).
 fn usage(stated: &Value) -> Option<Usage> {
-    stated.is_object().then(|| {
+    states(stated, &["/input_tokens", "/output_tokens"]).then(|| {
         let written = count(stated, "/cache_creation_input_tokens");
         let for_an_hour = count(stated, "/cache_creation/ephemeral_1h_input_tokens").min(written);
         let output = count(stated, "/output_tokens");

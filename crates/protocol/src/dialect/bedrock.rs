@@ -1,7 +1,7 @@
 //! AWS Bedrock's Converse (docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html). Stream events come
 //! as `{"<event type>": {payload}}`; their binary framing is the transport's.
 
-use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, used};
+use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, states, used};
 use super::anthropic::FORMAT;
 use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments};
 use super::{DecodeError, Inexpressible, StreamItem, Target};
@@ -23,6 +23,7 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
         body.insert("system".to_owned(), system);
     }
     body.insert("messages".to_owned(), messages(&said)?);
+    // What Converse has no fields for goes to Anthropic's models as Anthropic takes it; others `reject` it.
     let thinking = said.anthropic_thinking(target.quirks.reasoning);
     let thinks = thinking.as_ref().is_some_and(|(thinking, _)| thinking["type"] != "disabled");
     let mut inference = Map::new();
@@ -30,6 +31,9 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
     let mut further = Map::new();
     if !thinks {
         said.copy(&[("temperature", "temperature"), ("top_p", "topP")], &mut inference);
+        if let Some(temperature) = inference.get_mut("temperature").filter(|value| value.as_f64() > Some(1.0)) {
+            *temperature = json!(1.0); // its scale ends where OpenAI's is halfway
+        }
         said.copy(&[("top_k", "top_k")], &mut further);
     }
     inference.extend(said.stops().map(|stops| ("stopSequences".to_owned(), stops)));
@@ -133,7 +137,8 @@ fn cache_point(cache: &Value) -> Value {
 fn block(part: &Part) -> Result<Value, Inexpressible> {
     let inline = |source: &Source, media: &str| match source {
         Source::Inline { media_type, data } => {
-            let format = media_type.rsplit('/').next().unwrap_or_default().to_owned();
+            let format = format_of(media_type)
+                .ok_or_else(|| Inexpressible::new("messages", format!("this provider does not take `{media_type}`")))?;
             Ok((format, json!({ "bytes": data })))
         }
         Source::Url(_) => Err(Inexpressible::new("messages", format!("this provider takes {media} as data URLs only"))),
@@ -142,12 +147,32 @@ fn block(part: &Part) -> Result<Value, Inexpressible> {
         What::Text(text) => json!({ "text": text }),
         What::Image { source, .. } => {
             let (format, source) = inline(source, "pictures")?;
-            json!({"image": {"format": if format == "jpg" { "jpeg".to_owned() } else { format }, "source": source}})
+            json!({"image": {"format": format, "source": source}})
         }
         What::File { name, source } => {
             let (format, source) = inline(source, "files")?;
             json!({"document": {"format": format, "name": document_name(name), "source": source}})
         }
+    })
+}
+
+/// Converse's own names of media types.
+fn format_of(media_type: &str) -> Option<&'static str> {
+    Some(match media_type.split(';').next().unwrap_or_default() {
+        "image/png" => "png",
+        "image/jpeg" | "image/jpg" => "jpeg",
+        "image/gif" => "gif",
+        "image/webp" => "webp",
+        "application/pdf" => "pdf",
+        "text/plain" => "txt",
+        "text/csv" => "csv",
+        "text/html" => "html",
+        "text/markdown" => "md",
+        "application/msword" => "doc",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document" => "docx",
+        "application/vnd.ms-excel" => "xls",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet" => "xlsx",
+        _ => return None,
     })
 }
 
@@ -161,11 +186,8 @@ fn document_name(filename: &str) -> String {
 }
 
 fn encode_tools(said: &Conversation) -> Result<Option<Value>, Inexpressible> {
-    let used_before = said.turns.iter().any(|turn| matches!(turn, Turn::Assistant(turn) if !turn.calls.is_empty()));
-    if said.tools.is_empty() {
-        return Ok(None);
-    }
-    if matches!(said.choice, Some(ToolChoice::None)) {
+    let used_before = !said.called_before().is_empty();
+    if said.tools.is_empty() || matches!(said.choice, Some(ToolChoice::None)) {
         // Without the list a conversation that holds calls would be refused.
         let problem = "this provider cannot forbid tools in a conversation that has used them";
         return if used_before { Err(Inexpressible::new("tool_choice", problem)) } else { Ok(None) };
@@ -211,7 +233,7 @@ pub(super) fn decode_reply(body: &Value) -> Result<Reply, DecodeError> {
             answer.detail(detail(thought));
         }
     }
-    let finish = finish(body["stopReason"].as_str().unwrap_or("end_turn"));
+    let finish = body["stopReason"].as_str().map(finish);
     Ok(answer::reply("", "", vec![answer.into_choice(0, finish)], usage(&body["usage"])))
 }
 
@@ -230,18 +252,18 @@ fn detail(thought: &Value) -> Value {
 
 fn finish(native: &str) -> Finish {
     let reason = match native {
-        "max_tokens" | "model_context_window_exceeded" => "length",
+        "end_turn" | "stop_sequence" => "stop",
         "tool_use" => "tool_calls",
         "guardrail_intervened" | "content_filtered" => "content_filter",
         "malformed_model_output" | "malformed_tool_use" => "error",
-        _ => "stop",
+        _ => "length", // also what we do not know: an answer that may go on is not a whole one
     };
     Finish { reason, native: native.to_owned() }
 }
 
 /// `inputTokens` are without the cached ones, as in Anthropic's own count.
 fn usage(stated: &Value) -> Option<Usage> {
-    stated.is_object().then(|| {
+    states(stated, &["/inputTokens", "/outputTokens"]).then(|| {
         let written = count(stated, "/cacheWriteInputTokens");
         let details = stated["cacheDetails"].as_array().into_iter().flatten();
         let for_an_hour = details.filter(|detail| detail["ttl"] == "1h").map(|detail| count(detail, "/inputTokens"));
@@ -291,7 +313,9 @@ impl Stream {
                 _ => Vec::new(),
             },
             // `metadata` comes after it, or before.
-            "messageStop" => vec![finished(0, &finish(payload["stopReason"].as_str().unwrap_or("end_turn")))],
+            "messageStop" => {
+                payload["stopReason"].as_str().map(|native| finished(0, &finish(native))).into_iter().collect()
+            }
             "metadata" => usage(&payload["usage"]).map(used).into_iter().collect(),
             exception if exception.ends_with("Exception") => {
                 let message = payload["message"].as_str().or(payload["Message"].as_str());

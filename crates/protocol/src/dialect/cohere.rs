@@ -1,8 +1,9 @@
 //! Cohere's Chat v2 (docs.cohere.com/reference/chat).
 
 use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, finished, news, used};
-use super::conversation::{Conversation, Format, Part, Source, ToolChoice, Turn, What, text_of};
+use super::conversation::{Conversation, Format, Part, Source, ToolChoice, Turn, What, text_of, text_result};
 use super::{DecodeError, Inexpressible, StreamItem, Target, thinking::Thinking};
+use crate::event::Delta;
 use crate::reply::Reply;
 use crate::request::ChatRequest;
 use crate::usage::Usage;
@@ -51,7 +52,6 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
         ("seed", "seed"),
         ("frequency_penalty", "frequency_penalty"),
         ("presence_penalty", "presence_penalty"),
-        ("logprobs", "logprobs"),
     ];
     said.copy(&same, &mut body);
     body.extend(said.stops().map(|stops| ("stop_sequences".to_owned(), stops)));
@@ -76,7 +76,7 @@ fn messages(said: &Conversation) -> Result<Value, Inexpressible> {
             Turn::System { parts, .. } => json!({"role": "system", "content": content(parts)?}),
             Turn::User(parts) => json!({"role": "user", "content": content(parts)?}),
             Turn::Tool { call_id, parts, .. } => {
-                json!({"role": "tool", "tool_call_id": call_id, "content": content(parts)?})
+                json!({"role": "tool", "tool_call_id": call_id, "content": text_result(parts)?})
             }
             Turn::Assistant(turn) => {
                 let mut message = json!({"role": "assistant"});
@@ -160,7 +160,7 @@ pub(super) fn decode_reply(body: &Value) -> Result<Reply, DecodeError> {
     if let Some(citations) = message["citations"].as_array().filter(|citations| !citations.is_empty()) {
         answer.extra.insert("citations".to_owned(), json!(citations));
     }
-    let finish = finish(body["finish_reason"].as_str().unwrap_or("COMPLETE"));
+    let finish = body["finish_reason"].as_str().map(finish);
     Ok(answer::reply(body["id"].as_str().unwrap_or(""), "", vec![answer.into_choice(0, finish)], usage(&body["usage"])))
 }
 
@@ -178,15 +178,12 @@ fn finish(native: &str) -> Finish {
 fn usage(stated: &Value) -> Option<Usage> {
     let counted =
         ["billed_units", "tokens"].into_iter().map(|name| &stated[name]).find(|counted| counted.is_object())?;
-    let whole = |name: &str| counted[name].as_f64().map_or(0, |tokens| tokens.max(0.0) as u64); // they are written as 5.0
-    let input = whole("input_tokens");
-    let cached = stated["cached_tokens"].as_f64().map_or(0, |tokens| tokens.max(0.0) as u64).min(input);
-    Some(Usage {
-        input_tokens: input - cached,
-        cache_read_tokens: cached,
-        output_tokens: whole("output_tokens"),
-        ..Usage::default()
-    })
+    // They are written as 5.0; more than any answer has would overflow sums.
+    let capped = |value: &Value| value.as_f64().map(|tokens| tokens.clamp(0.0, 1e9) as u64);
+    let whole = |name: &str| capped(&counted[name]);
+    let (input, output) = (whole("input_tokens")?, whole("output_tokens")?);
+    let cached = capped(&stated["cached_tokens"]).unwrap_or(0).min(input);
+    Some(Usage { input_tokens: input - cached, cache_read_tokens: cached, output_tokens: output, ..Usage::default() })
 }
 
 /// Reads the events of a stream.
@@ -220,6 +217,10 @@ impl Stream {
             "tool-call-delta" => {
                 vec![news(call_goes_on(self.calls.saturating_sub(1), text("/tool_calls/function/arguments")))]
             }
+            "citation-start" => {
+                let extra = Map::from_iter([("citations".to_owned(), json!([message["citations"]]))]);
+                vec![news(Delta { extra, ..Delta::default() })]
+            }
             "message-end" => self.end(&event["delta"]),
             _ => Vec::new(),
         })
@@ -241,8 +242,7 @@ impl Stream {
         if let Some(error) = delta["error"].as_str() {
             return vec![StreamItem::Error(error.to_owned())];
         }
-        let finish = finish(delta["finish_reason"].as_str().unwrap_or("COMPLETE"));
-        let usage = usage(&delta["usage"]).map(used);
-        [finished(0, &finish)].into_iter().chain(usage).chain([StreamItem::Done]).collect()
+        let finish = delta["finish_reason"].as_str().map(|native| finished(0, &finish(native)));
+        finish.into_iter().chain(usage(&delta["usage"]).map(used)).chain([StreamItem::Done]).collect()
     }
 }

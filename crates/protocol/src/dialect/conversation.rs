@@ -3,6 +3,7 @@
 use super::{Inexpressible, ReasoningForm, Target, thinking::Thinking};
 use crate::request::ChatRequest;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// The parts of a request that have a meaning in more than one dialect.
 pub(super) struct Conversation {
@@ -120,6 +121,10 @@ impl Conversation {
                 _ => turns.push(Turn::User(parts(message)?)),
             }
         }
+        if fields.get("functions").is_some_and(|functions| !functions.is_null()) {
+            return Err(Inexpressible::new("functions", "the old form of tools; use `tools`"));
+        }
+        turns.retain(Turn::says_something);
         let tools = list(fields.remove("tools")).into_iter().map(tool).collect::<Result<_, _>>()?;
         for name in &target.quirks.rejects {
             fields.shift_remove(name);
@@ -127,9 +132,14 @@ impl Conversation {
         Ok(Self {
             turns,
             tools,
-            choice: fields.remove("tool_choice").as_ref().and_then(tool_choice),
+            choice: fields
+                .remove("tool_choice")
+                .filter(|choice| !choice.is_null())
+                .as_ref()
+                .map(tool_choice)
+                .transpose()?,
             parallel_calls: fields.remove("parallel_tool_calls").as_ref().and_then(Value::as_bool),
-            format: format(fields.remove("response_format")),
+            format: format(fields.remove("response_format"))?,
             thinking: Thinking::of(fields.get("reasoning"), fields.get("reasoning_effort")),
             cap: target.max_tokens.unwrap_or(target.output_tokens_max),
             fields,
@@ -142,6 +152,15 @@ impl Conversation {
             Turn::System { parts, .. } => parts.as_slice(),
             _ => &[],
         })
+    }
+
+    /// The names of tools that were called earlier in the conversation.
+    pub(super) fn called_before(&self) -> BTreeSet<&str> {
+        let assistants = self.turns.iter().filter_map(|turn| match turn {
+            Turn::Assistant(turn) => Some(turn),
+            _ => None,
+        });
+        assistants.flat_map(|turn| &turn.calls).map(|call| call.name.as_str()).collect()
     }
 
     /// A further field of the request; `null` counts as absent.
@@ -198,7 +217,22 @@ impl Conversation {
     }
 }
 
+impl Turn {
+    /// An empty turn is refused by most providers, and says nothing to the others.
+    fn says_something(&self) -> bool {
+        match self {
+            Self::System { parts, .. } | Self::User(parts) => !parts.is_empty(),
+            Self::Assistant(turn) => !(turn.parts.is_empty() && turn.calls.is_empty() && turn.details.is_empty()),
+            Self::Tool { .. } => true,
+        }
+    }
+}
+
 impl Part {
+    fn is_empty(&self) -> bool {
+        matches!(&self.what, What::Text(text) if text.is_empty())
+    }
+
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self { what: What::Text(text.into()), cache: None }
     }
@@ -211,6 +245,14 @@ pub(super) fn text_of(parts: &[Part]) -> String {
         _ => None,
     });
     texts.collect::<Vec<_>>().join("\n")
+}
+
+/// A tool's result for providers that take nothing but text there.
+pub(super) fn text_result(parts: &[Part]) -> Result<String, Inexpressible> {
+    if parts.iter().any(|part| !matches!(part.what, What::Text(_))) {
+        return Err(Inexpressible::new("messages", "this provider takes only text as a tool's result"));
+    }
+    Ok(text_of(parts))
 }
 
 /// The arguments of a call as an object; providers with typed arguments take nothing else.
@@ -244,6 +286,7 @@ fn parts(mut message: Value) -> Result<Vec<Part>, Inexpressible> {
         Some(Value::Array(list)) => list.into_iter().map(part).collect::<Result<_, _>>()?,
         _ => Vec::new(),
     };
+    found.retain(|part: &Part| !part.is_empty());
     if let (Some(cache), Some(last)) = (own_cache, found.last_mut()) {
         last.cache.get_or_insert(cache);
     }
@@ -293,6 +336,9 @@ fn source(url: String) -> Source {
 }
 
 fn assistant(mut message: Value) -> Result<AssistantTurn, Inexpressible> {
+    if message.get("function_call").is_some_and(|call| !call.is_null()) {
+        return Err(Inexpressible::new("messages", "`function_call` is the old form; use `tool_calls`"));
+    }
     let calls = list(message.get_mut("tool_calls").map(Value::take)).into_iter().map(|mut call| {
         let mut function = call["function"].take();
         Call {
@@ -305,7 +351,6 @@ fn assistant(mut message: Value) -> Result<AssistantTurn, Inexpressible> {
     let details = list(message.get_mut("reasoning_details").map(Value::take));
     let refusal = take_text(&mut message, "refusal").filter(|text| !text.is_empty());
     let mut parts = parts(message)?;
-    parts.retain(|part| !matches!(&part.what, What::Text(text) if text.is_empty()));
     parts.extend(refusal.map(Part::text));
     Ok(AssistantTurn { parts, calls, details })
 }
@@ -333,19 +378,22 @@ fn tool(mut tool: Value) -> Result<Tool, Inexpressible> {
     })
 }
 
-fn tool_choice(value: &Value) -> Option<ToolChoice> {
+fn tool_choice(value: &Value) -> Result<ToolChoice, Inexpressible> {
+    let named = || value.pointer("/function/name").and_then(Value::as_str);
     match value.as_str() {
-        Some("auto") => Some(ToolChoice::Auto),
-        Some("none") => Some(ToolChoice::None),
-        Some("required") => Some(ToolChoice::Required),
-        Some(_) => None,
-        None => Some(ToolChoice::Named(value.pointer("/function/name")?.as_str()?.to_owned())),
+        Some("auto") => Ok(ToolChoice::Auto),
+        Some("none") => Ok(ToolChoice::None),
+        Some("required") => Ok(ToolChoice::Required),
+        _ => named().map(|name| ToolChoice::Named(name.to_owned())).ok_or_else(|| {
+            Inexpressible::new("tool_choice", format!("{value} is a form that only OpenAI's own dialect has"))
+        }),
     }
 }
 
-fn format(value: Option<Value>) -> Format {
-    let Some(mut value) = value else { return Format::Text };
-    match value["type"].as_str() {
+fn format(value: Option<Value>) -> Result<Format, Inexpressible> {
+    let Some(mut value) = value.filter(|value| !value.is_null()) else { return Ok(Format::Text) };
+    Ok(match value["type"].as_str() {
+        Some("text") | None => Format::Text,
         Some("json_object") => Format::Json,
         Some("json_schema") => {
             let mut schema = value["json_schema"].take();
@@ -357,6 +405,9 @@ fn format(value: Option<Value>) -> Format {
                 strict: take("strict"),
             }))
         }
-        _ => Format::Text,
-    }
+        Some(other) => {
+            let problem = format!("`{other}` is a form that only OpenAI's own dialect has");
+            return Err(Inexpressible::new("response_format", problem));
+        }
+    })
 }

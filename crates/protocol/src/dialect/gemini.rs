@@ -1,10 +1,10 @@
 //! Google's generateContent (ai.google.dev/api/generate-content), at AI Studio and at Vertex.
 
-use super::answer::{self, Answer, Finish, begins, call_begins, count, finished, news_of, used};
+use super::answer::{self, Answer, Finish, begins, call_begins, count, finished, news_of, states, used};
 use super::conversation::{
-    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments, text_of,
+    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments, text_result,
 };
-use super::{DecodeError, Inexpressible, ReasoningForm, StreamItem, Target, thinking::Thinking};
+use super::{DecodeError, Inexpressible, Quirks, ReasoningForm, StreamItem, Target, thinking::Thinking};
 use crate::event::Delta;
 use crate::reply::{Choice, Reply};
 use crate::request::ChatRequest;
@@ -33,7 +33,7 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
             Turn::System { .. } => continue,
             Turn::User(parts) => ("user", parts.iter().map(part).collect()),
             Turn::Assistant(turn) => ("model", model_parts(turn, with_ids, target.quirks.reasoning)),
-            Turn::Tool { call_id, parts, .. } => ("user", vec![function_response(call_id, parts, &names, with_ids)]),
+            Turn::Tool { call_id, parts, .. } => ("user", vec![function_response(call_id, parts, &names, with_ids)?]),
         };
         match contents.last_mut() {
             Some(last) if last["role"] == role => {
@@ -63,8 +63,6 @@ fn generation(request: &ChatRequest, said: &Conversation, target: Target<'_>) ->
         ("seed", "seed"),
         ("presence_penalty", "presencePenalty"),
         ("frequency_penalty", "frequencyPenalty"),
-        ("logprobs", "responseLogprobs"),
-        ("top_logprobs", "logprobs"),
     ];
     said.copy(&same, &mut config);
     config.extend(said.stops().map(|stops| ("stopSequences".to_owned(), stops)));
@@ -79,7 +77,7 @@ fn generation(request: &ChatRequest, said: &Conversation, target: Target<'_>) ->
             config.insert("responseJsonSchema".to_owned(), wanted.schema.clone());
         }
     }
-    if let Some(mut thinking) = thinking_config(said, target.quirks.reasoning) {
+    if let Some(mut thinking) = thinking_config(said, target.quirks) {
         if said.hides_thoughts() && thinking.get("includeThoughts").is_some() {
             thinking["includeThoughts"] = json!(false);
         }
@@ -88,10 +86,13 @@ fn generation(request: &ChatRequest, said: &Conversation, target: Target<'_>) ->
     config
 }
 
-fn thinking_config(said: &Conversation, form: ReasoningForm) -> Option<Value> {
-    match (&said.thinking, form) {
+fn thinking_config(said: &Conversation, quirks: &Quirks) -> Option<Value> {
+    match (&said.thinking, quirks.reasoning) {
         (Thinking::Unsaid, _) => None,
         (Thinking::Off, ReasoningForm::Level) => Some(json!({"thinkingLevel": "low"})), // these models always think
+        (Thinking::Off, _) if quirks.always_thinks => {
+            Some(json!({"thinkingBudget": quirks.thinking_tokens.map_or(0, |[least, _]| least)}))
+        }
         (Thinking::Off, _) => Some(json!({"thinkingBudget": 0})),
         (thinking, ReasoningForm::Level) => {
             let level = match thinking.effort(said.cap)? {
@@ -102,7 +103,11 @@ fn thinking_config(said: &Conversation, form: ReasoningForm) -> Option<Value> {
             };
             Some(json!({"includeThoughts": true, "thinkingLevel": level}))
         }
-        (thinking, _) => Some(json!({"includeThoughts": true, "thinkingBudget": thinking.budget(said.cap)?})),
+        (thinking, _) => {
+            let budget = thinking.budget(said.cap)?;
+            let budget = quirks.thinking_tokens.map_or(budget, |[least, most]| budget.clamp(least, most.max(least)));
+            Some(json!({"includeThoughts": true, "thinkingBudget": budget}))
+        }
     }
 }
 
@@ -143,8 +148,13 @@ fn model_parts(turn: &AssistantTurn, with_ids: bool, form: ReasoningForm) -> Vec
     parts
 }
 
-fn function_response(call_id: &str, parts: &[Part], names: &BTreeMap<&str, &str>, with_ids: bool) -> Value {
-    let text = text_of(parts);
+fn function_response(
+    call_id: &str,
+    parts: &[Part],
+    names: &BTreeMap<&str, &str>,
+    with_ids: bool,
+) -> Result<Value, Inexpressible> {
+    let text = text_result(parts)?;
     let response = match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Value::Object(object),
         _ => json!({ "result": text }),
@@ -153,7 +163,7 @@ fn function_response(call_id: &str, parts: &[Part], names: &BTreeMap<&str, &str>
     if with_ids && !call_id.is_empty() {
         function["id"] = json!(call_id);
     }
-    json!({ "functionResponse": function })
+    Ok(json!({ "functionResponse": function }))
 }
 
 fn part(part: &Part) -> Value {
@@ -213,7 +223,7 @@ pub(super) fn decode_reply(body: &Value) -> Result<Reply, DecodeError> {
     if let Some(reason) = blocked(body) {
         let answer = Answer { refusal: Some(refusal(reason)), ..Answer::default() };
         let finish = Finish { reason: "content_filter", native: reason.to_owned() };
-        return Ok(answer::reply(id, model, vec![answer.into_choice(0, finish)], usage(&body["usageMetadata"])));
+        return Ok(answer::reply(id, model, vec![answer.into_choice(0, Some(finish))], usage(&body["usageMetadata"])));
     }
     let candidates = body["candidates"].as_array().filter(|candidates| !candidates.is_empty());
     let Some(candidates) = candidates else {
@@ -254,8 +264,8 @@ fn choice(candidate: &Value, id: &str) -> Choice {
             answer.detail(encrypted(signature, call_id.as_deref()));
         }
     }
-    let native = candidate["finishReason"].as_str().unwrap_or("STOP");
-    let finish = finish(native, !answer.calls.is_empty());
+    let native = candidate["finishReason"].as_str();
+    let finish = native.map(|native| finish(native, !answer.calls.is_empty()));
     answer.into_choice(u32::try_from(count(candidate, "/index")).unwrap_or(0), finish)
 }
 
@@ -294,7 +304,7 @@ fn finish(native: &str, calls: bool) -> Finish {
 
 /// `promptTokenCount` includes the cached ones, `candidatesTokenCount` excludes thoughts.
 fn usage(stated: &Value) -> Option<Usage> {
-    stated.is_object().then(|| {
+    states(stated, &["/promptTokenCount"]).then(|| {
         let prompt = count(stated, "/promptTokenCount") + count(stated, "/toolUsePromptTokenCount");
         let cached = count(stated, "/cachedContentTokenCount").min(prompt);
         Usage {

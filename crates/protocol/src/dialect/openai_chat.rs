@@ -3,7 +3,7 @@
 
 mod compatible;
 
-use super::{DecodeError, Inexpressible, ReasoningForm, StreamItem, Target, thinking::Thinking};
+use super::{DecodeError, HistoryForm, Inexpressible, Quirks, ReasoningForm, StreamItem, Target, thinking::Thinking};
 use crate::event::Chunk;
 use crate::reply::Reply;
 use crate::request::{ChatRequest, Role};
@@ -28,15 +28,15 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
     for (name, value) in &request.raw.0 {
         let name = name.as_str();
         let replaced = name == "model" || name == "stream_options" || OUTPUT_CAPS.contains(&name);
-        let asked = asks_otherwise && matches!(name, "reasoning" | "reasoning_effort" | "include_reasoning");
+        let asked = asks_otherwise && OF_THINKING.contains(&name) && says_thinking(request);
         let omitted = GATEWAY_FIELDS.contains(&name) || quirks.rejects.iter().any(|field| field == name);
-        if name == "messages" && !quirks.developer_role && request.messages.iter().any(|m| m.role == Role::Developer) {
-            body.field(name, &without_developer(value));
+        if name == "messages" && must_rewrite(request, value, quirks) {
+            body.field(name, &rewritten(value, quirks));
         } else if !replaced && !omitted && !asked {
             body.field(name, value);
         }
     }
-    if asks_otherwise {
+    if asks_otherwise && !quirks.rejects.iter().any(|field| field == "reasoning") {
         encode_thinking(request, target, &mut body);
     }
     if let Some(cap) = target.max_tokens {
@@ -75,18 +75,44 @@ fn encode_thinking(request: &ChatRequest, target: Target<'_>, body: &mut Pieces)
             }
         }
         _ => {
-            if let Some(effort) = thinking.effort(target.max_tokens.unwrap_or(target.output_tokens_max)) {
+            let cap = target.max_tokens.unwrap_or(target.output_tokens_max);
+            if let Some(effort) = thinking.known_effort(cap, &target.quirks.efforts) {
                 body.field("reasoning_effort", &raw(&json!(effort)));
             }
         }
     }
 }
 
-fn without_developer(messages: &Bytes) -> Bytes {
+/// What is written in an endpoint's own way where it has one.
+const OF_THINKING: [&str; 6] =
+    ["reasoning", "reasoning_effort", "include_reasoning", "thinking", "enable_thinking", "thinking_budget"];
+
+fn says_thinking(request: &ChatRequest) -> bool {
+    ["reasoning", "reasoning_effort", "include_reasoning"].iter().any(|name| request.raw.get(name).is_some())
+}
+
+/// True where the client's own messages would be refused.
+fn must_rewrite(request: &ChatRequest, messages: &Bytes, quirks: &Quirks) -> bool {
+    let has_developer = || request.messages.iter().any(|message| message.role == Role::Developer);
+    let has_thoughts = || memchr::memmem::find(messages, b"\"reasoning").is_some();
+    !quirks.developer_role && has_developer() || quirks.history != HistoryForm::AsAsked && has_thoughts()
+}
+
+/// The messages as an endpoint takes them that does not take them as they are.
+fn rewritten(messages: &Bytes, quirks: &Quirks) -> Bytes {
     let mut messages: Value = serde_json::from_slice(messages).unwrap_or_default(); // it was read once already
-    for message in messages.as_array_mut().into_iter().flatten() {
-        if message["role"] == "developer" {
-            message["role"] = json!("system");
+    for message in messages.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        if !quirks.developer_role && message.get("role").is_some_and(|role| role == "developer") {
+            message.insert("role".to_owned(), json!("system"));
+        }
+        if quirks.history == HistoryForm::AsAsked {
+            continue;
+        }
+        message.shift_remove("reasoning_details");
+        let thought = message.shift_remove("reasoning");
+        let content = message.shift_remove("reasoning_content").or(thought).filter(|thought| !thought.is_null());
+        if let Some(thought) = content.filter(|_| quirks.history == HistoryForm::ReasoningContent) {
+            message.insert("reasoning_content".to_owned(), thought);
         }
     }
     raw(&messages)

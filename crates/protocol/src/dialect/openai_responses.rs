@@ -1,6 +1,6 @@
 //! OpenAI's Responses (platform.openai.com/docs/api-reference/responses), which some models speak only.
 
-use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, used};
+use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, states, used};
 use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, text_of};
 use super::{DecodeError, Inexpressible, StreamItem, Target};
 use crate::event::Delta;
@@ -45,7 +45,7 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
     body.extend(target.max_tokens.map(|cap| ("max_output_tokens".to_owned(), json!(cap))));
     let same = ["temperature", "top_p", "user", "metadata", "service_tier", "prompt_cache_key", "safety_identifier"];
     said.copy(&same.map(|name| (name, name)), &mut body);
-    let effort = said.thinking.effort(said.cap).map(str::to_owned);
+    let effort = said.thinking.known_effort(said.cap, &target.quirks.efforts);
     if let Some(effort) = &effort {
         let reasoning =
             if effort == "none" { json!({"effort": "none"}) } else { json!({"effort": effort, "summary": "auto"}) };
@@ -116,6 +116,8 @@ fn thoughts(details: &[Value]) -> Vec<Value> {
             _ => {}
         }
     }
+    // Nothing is kept at the provider: a thought without its contents means nothing to it, and is answered 404.
+    items.retain(|item| item["encrypted_content"].is_string());
     items
 }
 
@@ -224,8 +226,8 @@ fn with_id(mut detail: Value, item: &Value) -> Value {
     detail
 }
 
-fn finish(response: &Value, calls: bool) -> Finish {
-    let status = response["status"].as_str().unwrap_or("completed");
+fn finish(response: &Value, calls: bool) -> Option<Finish> {
+    let status = response["status"].as_str()?;
     let native = response.pointer("/incomplete_details/reason").and_then(Value::as_str).unwrap_or(status);
     let reason = match native {
         "max_output_tokens" => "length",
@@ -234,12 +236,12 @@ fn finish(response: &Value, calls: bool) -> Finish {
         "completed" => "stop",
         _ => "error",
     };
-    Finish { reason, native: native.to_owned() }
+    Some(Finish { reason, native: native.to_owned() })
 }
 
 /// `input_tokens` include the cached, `output_tokens` the reasoning ones.
 fn usage(stated: &Value) -> Option<Usage> {
-    stated.is_object().then(|| {
+    states(stated, &["/input_tokens", "/output_tokens"]).then(|| {
         let (input, output) = (count(stated, "/input_tokens"), count(stated, "/output_tokens"));
         let cached = count(stated, "/input_tokens_details/cached_tokens").min(input);
         let written = count(stated, "/input_tokens_details/cache_write_tokens").min(input - cached);
@@ -300,9 +302,9 @@ impl Stream {
             }
             "response.output_item.done" => self.item_done(&event["item"], at),
             "response.completed" | "response.incomplete" => {
-                let finish = finish(response, !self.calls.is_empty());
+                let finish = finish(response, !self.calls.is_empty()).map(|finish| finished(0, &finish));
                 let usage = usage(&response["usage"]).map(used);
-                [finished(0, &finish)].into_iter().chain(usage).chain([StreamItem::Done]).collect()
+                finish.into_iter().chain(usage).chain([StreamItem::Done]).collect()
             }
             "response.failed" => {
                 let message = response.pointer("/error/message").and_then(Value::as_str);

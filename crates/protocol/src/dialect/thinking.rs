@@ -35,7 +35,7 @@ impl Thinking {
         match self {
             Self::Unsaid | Self::Off => None,
             Self::Tokens(tokens) => Some(*tokens),
-            Self::Effort(effort) => Some(cap * percent(effort) / 100),
+            Self::Effort(effort) => Some(cap.saturating_mul(percent(effort)) / 100),
         }
     }
 
@@ -50,10 +50,31 @@ impl Thinking {
             Self::Unsaid => None,
             Self::Off => Some("none"),
             Self::Effort(effort) => Some(effort),
-            Self::Tokens(tokens) if tokens * 100 >= cap * 80 => Some("high"),
-            Self::Tokens(tokens) if tokens * 100 >= cap * 40 => Some("medium"),
+            Self::Tokens(tokens) if tokens.saturating_mul(100) >= cap.saturating_mul(80) => Some("high"),
+            Self::Tokens(tokens) if tokens.saturating_mul(100) >= cap.saturating_mul(40) => Some("medium"),
             Self::Tokens(_) => Some("low"),
         }
+    }
+}
+
+/// Efforts by rising strength.
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
+impl Thinking {
+    /// The effort in a word that the endpoint knows, the nearest one where the list is not empty; `None` where none is to
+    /// be sent: the endpoint's own choice comes nearest to `none` where that is unknown to it.
+    pub(crate) fn known_effort(&self, cap: u64, known: &[String]) -> Option<String> {
+        let wanted = self.effort(cap)?;
+        let place = |word: &str| EFFORTS.iter().position(|effort| *effort == word);
+        if known.is_empty() || known.iter().any(|effort| effort == wanted) {
+            return Some(wanted.to_owned());
+        }
+        if wanted == "none" {
+            return None;
+        }
+        let wanted = place(wanted)?;
+        let near = |effort: &&String| place(effort).map_or(usize::MAX, |at| at.abs_diff(wanted));
+        known.iter().filter(|effort| *effort != "none").min_by_key(near).cloned()
     }
 }
 

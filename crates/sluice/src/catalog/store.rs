@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// The file of events is halved when it is larger.
+const EVENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
 /// Where the newest list lies.
 pub(crate) struct Store {
     list: PathBuf,
@@ -19,6 +22,26 @@ impl Store {
     pub(crate) fn beside(database: &DatabaseConfig) -> Self {
         let money = sqlite_path(&database.url).unwrap_or_else(|| PathBuf::from("data/sluice.db"));
         Self { list: money.with_file_name("catalog.json"), events: money.with_file_name("catalog-events.jsonl") }
+    }
+
+    /// Holds the files against other commands, from reading the list to having written it.
+    pub(crate) fn lock(&self) -> Result<fs::File, Failure> {
+        fs::create_dir_all(self.folder())?;
+        let lock = fs::File::create(self.list.with_extension("lock"))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    /// The newest list for a gateway, which starts also where the file is broken, and says so.
+    pub(crate) fn listing_or_shipped(&self) -> Result<Arc<Listing>, Failure> {
+        self.listing().or_else(|failure| {
+            eprintln!("warning: {failure}; going on with the shipped catalogue");
+            Ok(Listing::shipped()?)
+        })
+    }
+
+    fn folder(&self) -> &Path {
+        self.list.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     /// The newest list; the shipped one where it is newer, or nothing was merged yet.
@@ -38,15 +61,28 @@ impl Store {
 
     /// Puts a list in the place of the old one, all of it or nothing, and its changes behind those of the past.
     pub(crate) fn keep(&self, listing: &Listing, events: &[Event]) -> Result<(), Failure> {
-        let folder = self.list.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
+        let mut new = tempfile::NamedTempFile::new_in(self.folder())?;
+        new.write_all(&serde_json::to_vec(listing).map_err(std::io::Error::from)?)?;
+        new.as_file().sync_all()?;
+        new.persist(&self.list).map_err(|error| error.error)?;
+        self.forget_old_events()?;
         let mut log = fs::OpenOptions::new().create(true).append(true).open(&self.events)?;
         for event in events {
             writeln!(log, "{}", serde_json::to_string(event).map_err(std::io::Error::from)?)?;
         }
-        let new = self.list.with_extension("json.new");
-        fs::write(&new, serde_json::to_vec(listing).map_err(std::io::Error::from)?)?;
-        Ok(fs::rename(&new, &self.list)?)
+        Ok(())
+    }
+
+    /// Keeps the newer half of the events once there are many.
+    fn forget_old_events(&self) -> Result<(), Failure> {
+        if fs::metadata(&self.events).map_or(0, |metadata| metadata.len()) < EVENT_BYTES_MAX {
+            return Ok(());
+        }
+        let text = fs::read_to_string(&self.events)?;
+        let middle = text.len() / 2;
+        let from =
+            text.as_bytes()[middle..].iter().position(|byte| *byte == b'\n').map_or(text.len(), |at| middle + at + 1);
+        Ok(fs::write(&self.events, &text.as_bytes()[from..])?)
     }
 
     /// The changes of the past, oldest first; a line cut short by a full disk is passed over.

@@ -26,6 +26,10 @@ pub(super) fn normalised_choice(choice: &mut Value, part: &str) {
             }
         }
     }
+    // Ollama and SGLang write "" while an answer goes on.
+    if choice["finish_reason"] == "" {
+        choice["finish_reason"] = Value::Null;
+    }
     let native = choice["finish_reason"].as_str().unwrap_or_default().to_owned();
     let canonical = match native.as_str() {
         "model_length" => "length",
