@@ -361,3 +361,49 @@ async fn a_request_without_words_at_one_provider_goes_to_the_next() {
     assert_eq!(refused.status, 400, "{}", refused.text);
     assert!(refused.text.contains("cannot be told which tool to call"), "{}", refused.text);
 }
+
+#[tokio::test]
+async fn thoughts_are_hidden_from_a_client_that_wants_none() {
+    let upstream = Upstream::start().await;
+    let way = WAYS.iter().find(|way| way.kind == "anthropic").expect("a way");
+    let stack = stack(way, &upstream).await;
+    let (whole, stream) = (golden("anthropic", &["reply_reasoning"]), golden("anthropic", &["stream_reasoning"]));
+    for (streamed, exclude) in [(false, false), (false, true), (true, false), (true, true)] {
+        match streamed {
+            true => upstream.tell(wire("anthropic", &stream.as_ref().expect("on file")["events"])),
+            false => upstream.will_answer(200, &whole.as_ref().expect("on file")["wire"]),
+        }
+        let body = json!({"model": "a/b", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4000, "stream": streamed,
+            "reasoning": {"effort": "high", "exclude": exclude}});
+        let got = stack.chat(&body).await;
+        assert_eq!(got.status, 200, "{}", got.text);
+        assert_eq!(got.text.contains("\"reasoning\""), !exclude, "{}", got.text);
+        assert_eq!(got.text.contains("signature"), !exclude, "{}", got.text);
+        assert_eq!(upstream.asked()[0].json()["thinking"]["type"], "enabled", "it thinks all the same");
+    }
+}
+
+#[tokio::test]
+async fn what_one_provider_refuses_in_translation_another_may_take() {
+    let upstream = Upstream::start().await;
+    let config = format!(
+        "[providers.up]\nkind = \"anthropic\"\nbase_url = \"{}\"\n[[models]]\nid = \"a/b\"\n[[models.endpoints]]\nprovider = \"up\"\n\
+         name = \"up\"\ninput_usd_per_mtok = 0.0\noutput_usd_per_mtok = 0.0\ncontext_tokens = 10000\noutput_tokens_max = 100\n\
+         [[models.endpoints]]\nprovider = \"p0\"\nname = \"sim/small\"\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 1.0\n\
+         context_tokens = 10000\noutput_tokens_max = 100\n[cache.exact]\nenabled = false\n[cache.semantic]\nenabled = false\n",
+        upstream.url()
+    );
+    let stack = Stack::start(&config).await;
+    upstream.will_answer(
+        400,
+        &json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no such shape"}}),
+    );
+    let mut body = json!({"model": "a/b", "messages": [{"role": "user", "content": "x"}]});
+    let got = stack.chat(&body).await;
+    assert_eq!((got.status, got.header("x-sluice-provider")), (200, "p0"), "{}", got.text);
+    body["provider"] = json!({"only": ["up"]});
+    let refused = stack.chat(&body).await;
+    assert_eq!(refused.status, 400);
+    assert!(refused.text.contains("no such shape"), "{}", refused.text);
+    assert_eq!(upstream.asked().len(), 2, "a refusal is not tried again");
+}

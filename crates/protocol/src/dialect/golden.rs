@@ -209,3 +209,54 @@ fn error_bodies_say_what_a_person_should_read() {
     }
     none_differ(differing);
 }
+
+#[test]
+fn what_a_dialect_has_no_words_for_is_said_by_field() {
+    let rows = [
+        (json!({"tool_choice": {"type": "allowed_tools"}}), "tool_choice"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"response_format": {"type": "grammar"}}), "response_format"),
+        (json!({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}), "messages"),
+    ];
+    for (more, field) in rows {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let request = ChatRequest::parse(&Bytes::from(body.to_string())).expect("valid");
+        let quirks = Quirks::default();
+        let target = Target { model: "up", max_tokens: None, output_tokens_max: 99, quirks: &quirks };
+        for (dialect, name) in DIALECTS {
+            let encoded = dialect.encode_request(&request, target);
+            match dialect {
+                Dialect::OpenaiChat => assert!(encoded.is_ok(), "{name} passes the client's own words on"),
+                _ => assert_eq!(encoded.expect_err(name).field, field, "{name} {body}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_end_that_was_not_said_is_no_stop_and_counts_that_were_not_stated_are_none() {
+    let rows = [
+        (Dialect::OpenaiChat, json!({"choices": [{"message": {"content": "half"}, "finish_reason": ""}], "usage": {}})),
+        (
+            Dialect::OpenaiResponses,
+            json!({"output": [{"type": "message", "content": [{"text": "half"}]}], "usage": {}}),
+        ),
+        (Dialect::Anthropic, json!({"content": [{"type": "text", "text": "half"}], "usage": {}})),
+        (
+            Dialect::Gemini,
+            json!({"candidates": [{"content": {"parts": [{"text": "half"}]}}], "usageMetadata": {"trafficType": "x"}}),
+        ),
+        (Dialect::Bedrock, json!({"output": {"message": {"content": [{"text": "half"}]}}, "usage": {}})),
+        (Dialect::Cohere, json!({"message": {"content": [{"type": "text", "text": "half"}]}, "usage": {"tokens": {}}})),
+    ];
+    for (dialect, wire) in rows {
+        let reply = dialect.decode_reply(wire.to_string().as_bytes()).expect("decodes");
+        assert_eq!(reply.choices[0].finish_reason, None, "{dialect:?}");
+        assert!(!reply.is_complete_text(), "{dialect:?}");
+        assert_eq!(reply.usage.as_ref().and_then(Usage::from_openai), None, "{dialect:?}");
+    }
+    let odd = json!({"content": [{"type": "text", "text": "x"}], "stop_reason": "something_new"});
+    let reply = Dialect::Anthropic.decode_reply(odd.to_string().as_bytes()).expect("decodes");
+    assert_eq!(reply.choices[0].finish_reason.as_deref(), Some("length"), "what nobody knows is not a whole answer");
+}
