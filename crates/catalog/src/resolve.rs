@@ -429,12 +429,7 @@ mod tests {
             for endpoint in &model.endpoints {
                 let rates = endpoint.price.base;
                 let is_free = rates.input == 0 && rates.output == 0;
-                assert_eq!(
-                    is_free && endpoint.billing == Billing::PerToken,
-                    false,
-                    "{} is free and does not say so",
-                    endpoint.id
-                );
+                assert!(!is_free || endpoint.billing != Billing::PerToken, "{} is free unsaid", endpoint.id);
                 assert!(endpoint.billing != Billing::Free || model.id.ends_with(":free"), "{}", endpoint.id);
                 assert!(endpoint.context_tokens > 0, "{}", endpoint.id);
                 assert!(endpoint.price.tiers.is_sorted_by_key(|tier| tier.over_tokens), "{}", endpoint.id);

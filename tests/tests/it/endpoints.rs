@@ -70,10 +70,13 @@ async fn no_byte_reaches_a_provider_that_a_demand_forbids_whatever_fails() {
     for zdr in [None, Some(false), Some(true)] {
         for collection in [None, Some("allow"), Some("deny")] {
             for region in [None, Some("eu"), Some("us"), Some("ch")] {
-                let mut demand = json!({});
-                zdr.map(|zdr| demand["zdr"] = json!(zdr));
-                collection.map(|collection| demand["data_collection"] = json!(collection));
-                region.map(|region| demand["region"] = json!(region));
+                let said = [
+                    ("zdr", zdr.map(Value::from)),
+                    ("data_collection", collection.map(Value::from)),
+                    ("region", region.map(Value::from)),
+                ];
+                let demand: Value =
+                    said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
                 let is_allowed = |at: usize| allowed(POLICIES[at], &demand);
                 let before = stack.simulator.counters().by_model.clone();
                 // All that may be called fail, or are slow: fallbacks and hedges look everywhere they may.
@@ -102,16 +105,16 @@ async fn no_byte_reaches_a_provider_that_a_demand_forbids_whatever_fails() {
                     }
                 }
                 let after = stack.simulator.counters().by_model.clone();
-                for at in 0..POLICIES.len() {
+                for (at, policy) in POLICIES.iter().enumerate() {
                     let name = format!("sim/q{at}");
                     let calls = after.get(&name).copied().unwrap_or(0) - before.get(&name).copied().unwrap_or(0);
-                    assert!(is_allowed(at) || calls == 0, "{demand}: {calls} calls at {:?}", POLICIES[at]);
+                    assert!(is_allowed(at) || calls == 0, "{demand}: {calls} calls at {policy:?}");
                 }
             }
         }
     }
     assert!(hedged > 0 && fell_back > 0, "{hedged} hedges, {fell_back} fallbacks: there was nothing to forbid");
-    let calls: u64 = stack.simulator.counters().by_model.values().map(|calls| *calls as u64).sum();
+    let calls: u64 = stack.simulator.counters().by_model.values().sum();
     assert!(calls > 80, "the demands were tried where they allow somebody: {calls}");
 }
 
