@@ -34,7 +34,7 @@ pub(crate) async fn run(binary: &Path, seconds: u64, dead_seconds: u64) -> Vec<V
     let rig = Rig::start(binary, 20, &config()).await;
     let mut verdicts = Vec::new();
     let load = async |name: &str, seconds: u64| -> Vec<Asked> {
-        let model = format!("fire/{name}");
+        let model = format!("fire/{name}:floor"); // the dearer second is a fallback, not drawn
         paced(RATE, seconds, |at, due| {
             let mut body = question(&model, &format!("question {at}"));
             body["stream"] = json!(true);
@@ -66,7 +66,7 @@ pub(crate) async fn run(binary: &Path, seconds: u64, dead_seconds: u64) -> Vec<V
 /// Dead for minutes: counted by what the simulator saw of it.
 async fn dead(rig: &Rig, seconds: u64) -> Vec<Verdict> {
     const SLOW_RATE: u64 = 20;
-    let ask = |at: u64, due: Instant| rig.ask(&question("fire/dead", &format!("dead {at}")), due);
+    let ask = |at: u64, due: Instant| rig.ask(&question("fire/dead:floor", &format!("dead {at}")), due);
     paced(SLOW_RATE, 2, ask).await;
     rig.rule("sim/large", json!({"fault": "500"})).await;
     let calls = async || rig.counters().await["by_model"]["sim/large"].as_u64().unwrap_or(0);
@@ -79,7 +79,7 @@ async fn dead(rig: &Rig, seconds: u64) -> Vec<Verdict> {
     let recovered = Instant::now();
     let mut back = None;
     while back.is_none() && recovered.elapsed() < Duration::from_secs(60) {
-        let asked = rig.ask(&question("fire/dead", &format!("{:?}", recovered.elapsed())), Instant::now()).await;
+        let asked = rig.ask(&question("fire/dead:floor", &format!("{:?}", recovered.elapsed())), Instant::now()).await;
         back = (asked.provider == "first").then(|| recovered.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
