@@ -351,22 +351,33 @@ impl ChatRequest {
 
 /// How deep the lists and objects of a JSON text go, without reading it any further.
 fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json {
+    let (mut depth, mut deepest, mut at) = (0usize, 0, 0);
+    while let Some(byte) = json.get(at) {
+        at += 1;
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
+            b'"' => at += string_length(&json[at..]),
+            b'[' | b'{' => {
                 depth += 1;
                 deepest = deepest.max(depth);
             }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
     deepest
+}
+
+/// Bytes of a JSON string after its first quote, the last one included.
+fn string_length(json: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if json[at] == b'"' {
+            return at + 1;
+        }
+        at += 2; // a backslash and what it escapes
+    }
+    json.len()
 }
 
 const DEPTH_MAX: usize = 64;
@@ -477,7 +488,15 @@ mod tests {
 
     #[test]
     fn depth_is_of_brackets_outside_strings() {
-        for (json, expected) in [("1", 0), ("[{}]", 2), (r#"{"a":"[[[\"[{"}"#, 1), ("[[],[]]", 2)] {
+        for (json, expected) in [
+            ("1", 0),
+            ("[{}]", 2),
+            (r#"{"a":"[[[\"[{"}"#, 1),
+            ("[[],[]]", 2),
+            (r#"["\\",[]]"#, 2),
+            ("[\"[", 1),
+            ("[\"\\", 1),
+        ] {
             assert_eq!(depth(json.as_bytes()), expected, "{json}");
         }
     }
