@@ -23,7 +23,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A self-hosted LLM gateway that spends less: semantic cache, router, providers, one OpenRouter-compatible API.
 #[derive(Parser)]
-#[command(name = "sluice", version, about)]
+#[command(name = "sluice", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
