@@ -6,6 +6,7 @@ mod event;
 mod fingerprint;
 mod json;
 mod preferences;
+mod raw;
 mod reply;
 mod request;
 mod sse;

@@ -1,7 +1,9 @@
 //! Anthropic's Messages (platform.claude.com/docs/en/api/messages), also as Vertex serves them.
 
 use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, states, used};
-use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments};
+use super::conversation::{
+    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments, one_answer, take_turn,
+};
 use super::{DecodeError, Inexpressible, StreamItem, Target};
 use crate::reply::Reply;
 use crate::request::ChatRequest;
@@ -15,16 +17,14 @@ const VERTEX_VERSION: &str = "vertex-2023-10-16";
 
 /// Writes the request's body.
 pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Value, Inexpressible> {
+    one_answer(request)?;
     let said = Conversation::of(request, target)?;
-    if request.n > 1 {
-        return Err(Inexpressible::new("n", "this provider gives one answer a request"));
-    }
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(target.model));
     body.insert("max_tokens".to_owned(), json!(said.cap));
     let system = blocks(said.system())?;
-    if system.as_array().is_some_and(|blocks| !blocks.is_empty()) {
-        body.insert("system".to_owned(), system);
+    if !system.is_empty() {
+        body.insert("system".to_owned(), Value::Array(system));
     }
     body.insert("messages".to_owned(), messages(&said)?);
     encode_tools(&said, &mut body);
@@ -84,44 +84,52 @@ fn messages(said: &Conversation) -> Result<Value, Inexpressible> {
             Turn::System { .. } => continue,
             Turn::User(parts) => ("user", blocks(parts)?),
             Turn::Assistant(turn) => ("assistant", assistant(turn)?),
-            Turn::Tool { call_id, parts, plain } => ("user", json!([tool_result(call_id, parts, *plain)?])),
+            Turn::Tool { call_id, parts, plain } => ("user", vec![tool_result(call_id, parts, *plain)?]),
         };
-        match messages.last_mut() {
-            Some(last) if last["role"] == role => {
-                if let (Value::Array(known), Value::Array(more)) = (&mut last["content"], content) {
-                    known.extend(more);
-                }
-            }
-            _ => messages.push(json!({"role": role, "content": content})),
-        }
+        take_turn(&mut messages, role, "content", content);
     }
     Ok(Value::Array(messages))
 }
 
-fn assistant(turn: &AssistantTurn) -> Result<Value, Inexpressible> {
+fn assistant(turn: &AssistantTurn) -> Result<Vec<Value>, Inexpressible> {
     let mut content: Vec<Value> = turn.details.iter().filter_map(thought).collect();
-    if let Value::Array(texts) = blocks(&turn.parts)? {
-        content.extend(texts);
-    }
-    for call in &turn.calls {
-        content.push(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments(call)}));
-    }
-    Ok(Value::Array(content))
+    content.extend(blocks(&turn.parts)?);
+    content.extend(
+        turn.calls
+            .iter()
+            .map(|call| json!({"type": "tool_use", "id": call.id, "name": call.name, "input": arguments(call)})),
+    );
+    Ok(content)
 }
 
-/// A thought given back; one without its signature would be refused.
-fn thought(detail: &Value) -> Option<Value> {
-    if detail["format"].as_str().is_some_and(|format| format != FORMAT) {
-        return None;
-    }
-    match detail["type"].as_str()? {
-        "reasoning.text" => {
-            let signature = detail["signature"].as_str()?;
-            Some(json!({"type": "thinking", "thinking": detail["text"].as_str().unwrap_or(""), "signature": signature}))
+/// A thought given back, as Bedrock takes it, too.
+pub(super) enum Thought<'a> {
+    Signed { text: &'a str, signature: &'a str },
+    Redacted(&'a Value),
+}
+
+impl<'a> Thought<'a> {
+    /// One of `reasoning_details`; `None` where it is another's or without its signature, which would be refused.
+    pub(super) fn of(detail: &'a Value) -> Option<Self> {
+        if detail["format"].as_str().is_some_and(|format| format != FORMAT) {
+            return None;
         }
-        "reasoning.encrypted" => Some(json!({"type": "redacted_thinking", "data": detail["data"]})),
-        _ => None,
+        match detail["type"].as_str()? {
+            "reasoning.text" => Some(Self::Signed {
+                text: detail["text"].as_str().unwrap_or(""),
+                signature: detail["signature"].as_str()?,
+            }),
+            "reasoning.encrypted" => Some(Self::Redacted(&detail["data"])),
+            _ => None,
+        }
     }
+}
+
+fn thought(detail: &Value) -> Option<Value> {
+    Some(match Thought::of(detail)? {
+        Thought::Signed { text, signature } => json!({"type": "thinking", "thinking": text, "signature": signature}),
+        Thought::Redacted(data) => json!({"type": "redacted_thinking", "data": data}),
+    })
 }
 
 fn tool_result(call_id: &str, parts: &[Part], plain: bool) -> Result<Value, Inexpressible> {
@@ -133,13 +141,13 @@ fn tool_result(call_id: &str, parts: &[Part], plain: bool) -> Result<Value, Inex
                 result["cache_control"] = cache.clone();
             }
         }
-        parts => result["content"] = blocks(parts)?,
+        parts => result["content"] = Value::Array(blocks(parts)?),
     }
     Ok(result)
 }
 
-fn blocks<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Result<Value, Inexpressible> {
-    parts.into_iter().map(block).collect::<Result<Vec<_>, _>>().map(Value::Array)
+fn blocks<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Result<Vec<Value>, Inexpressible> {
+    parts.into_iter().map(block).collect()
 }
 
 fn block(part: &Part) -> Result<Value, Inexpressible> {

@@ -2,8 +2,10 @@
 //! as `{"<event type>": {payload}}`; their binary framing is the transport's.
 
 use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, states, used};
-use super::anthropic::FORMAT;
-use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments};
+use super::anthropic::{FORMAT, Thought};
+use super::conversation::{
+    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments, one_answer, take_turn,
+};
 use super::{DecodeError, Inexpressible, StreamItem, Target};
 use crate::reply::Reply;
 use crate::request::ChatRequest;
@@ -13,14 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Writes the request's body; the model is in the address.
 pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Value, Inexpressible> {
+    one_answer(request)?;
     let said = Conversation::of(request, target)?;
-    if request.n > 1 {
-        return Err(Inexpressible::new("n", "this provider gives one answer a request"));
-    }
     let mut body = Map::new();
     let system = blocks(said.system())?;
-    if system.as_array().is_some_and(|blocks| !blocks.is_empty()) {
-        body.insert("system".to_owned(), system);
+    if !system.is_empty() {
+        body.insert("system".to_owned(), Value::Array(system));
     }
     body.insert("messages".to_owned(), messages(&said)?);
     // What Converse has no fields for goes to Anthropic's models as Anthropic takes it; others `reject` it.
@@ -75,54 +75,40 @@ fn messages(said: &Conversation) -> Result<Value, Inexpressible> {
                 let texts: Vec<Value> = parts.iter().map(block).collect::<Result<_, _>>()?;
                 let mut content = vec![json!({"toolResult": {"toolUseId": call_id, "content": texts}})];
                 content.extend(cached.map(cache_point));
-                ("user", Value::Array(content))
+                ("user", content)
             }
         };
-        match messages.last_mut() {
-            Some(last) if last["role"] == role => {
-                if let (Value::Array(known), Value::Array(more)) = (&mut last["content"], content) {
-                    known.extend(more);
-                }
-            }
-            _ => messages.push(json!({"role": role, "content": content})),
-        }
+        take_turn(&mut messages, role, "content", content);
     }
     Ok(Value::Array(messages))
 }
 
-fn assistant(turn: &AssistantTurn) -> Result<Value, Inexpressible> {
+fn assistant(turn: &AssistantTurn) -> Result<Vec<Value>, Inexpressible> {
     let mut content: Vec<Value> = turn.details.iter().filter_map(thought).collect();
-    if let Value::Array(texts) = blocks(&turn.parts)? {
-        content.extend(texts);
-    }
-    for call in &turn.calls {
-        content.push(json!({"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments(call)}}));
-    }
-    Ok(Value::Array(content))
+    content.extend(blocks(&turn.parts)?);
+    content.extend(
+        turn.calls
+            .iter()
+            .map(|call| json!({"toolUse": {"toolUseId": call.id, "name": call.name, "input": arguments(call)}})),
+    );
+    Ok(content)
 }
 
 fn thought(detail: &Value) -> Option<Value> {
-    if detail["format"].as_str().is_some_and(|format| format != FORMAT) {
-        return None;
-    }
-    match detail["type"].as_str()? {
-        "reasoning.text" => {
-            let signature = detail["signature"].as_str()?;
-            let text = detail["text"].as_str().unwrap_or("");
-            Some(json!({"reasoningContent": {"reasoningText": {"text": text, "signature": signature}}}))
-        }
-        "reasoning.encrypted" => Some(json!({"reasoningContent": {"redactedContent": detail["data"]}})),
-        _ => None,
-    }
+    let content = match Thought::of(detail)? {
+        Thought::Signed { text, signature } => json!({"reasoningText": {"text": text, "signature": signature}}),
+        Thought::Redacted(data) => json!({"redactedContent": data}),
+    };
+    Some(json!({ "reasoningContent": content }))
 }
 
-fn blocks<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Result<Value, Inexpressible> {
+fn blocks<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Result<Vec<Value>, Inexpressible> {
     let mut blocks = Vec::new();
     for part in parts {
         blocks.push(block(part)?);
         blocks.extend(part.cache.as_ref().map(cache_point));
     }
-    Ok(Value::Array(blocks))
+    Ok(blocks)
 }
 
 /// OpenRouter's mark beside a part is a block of its own here.

@@ -1,7 +1,9 @@
 //! Cohere's Chat v2 (docs.cohere.com/reference/chat).
 
 use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, finished, news, used};
-use super::conversation::{Conversation, Format, Part, Source, ToolChoice, Turn, What, text_of, text_result};
+use super::conversation::{
+    Conversation, Format, Part, Source, ToolChoice, Turn, What, one_answer, text_of, text_result,
+};
 use super::{DecodeError, Inexpressible, StreamItem, Target, thinking::Thinking};
 use crate::event::Delta;
 use crate::reply::Reply;
@@ -11,10 +13,8 @@ use serde_json::{Map, Value, json};
 
 /// Writes the request's body.
 pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Value, Inexpressible> {
+    one_answer(request)?;
     let said = Conversation::of(request, target)?;
-    if request.n > 1 {
-        return Err(Inexpressible::new("n", "this provider gives one answer a request"));
-    }
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(target.model));
     body.insert("messages".to_owned(), messages(&said)?);

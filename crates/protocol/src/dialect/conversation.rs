@@ -293,6 +293,26 @@ fn parts(mut message: Value) -> Result<Vec<Part>, Inexpressible> {
     Ok(found)
 }
 
+/// Refuses what a dialect without several answers has no words for.
+pub(super) fn one_answer(request: &ChatRequest) -> Result<(), Inexpressible> {
+    match request.n {
+        0 | 1 => Ok(()),
+        _ => Err(Inexpressible::new("n", "this provider gives one answer a request")),
+    }
+}
+
+/// Adds a turn to the messages; turns of one role are one message, where roles have to take turns.
+pub(super) fn take_turn(messages: &mut Vec<Value>, role: &str, field: &str, content: Vec<Value>) {
+    match messages.last_mut() {
+        Some(last) if last["role"] == role => {
+            if let Value::Array(known) = &mut last[field] {
+                known.extend(content);
+            }
+        }
+        _ => messages.push(json!({"role": role, field: content})),
+    }
+}
+
 fn part(mut part: Value) -> Result<Part, Inexpressible> {
     let cache = part.get_mut("cache_control").map(Value::take).filter(|value| !value.is_null());
     let kind = part["type"].as_str().unwrap_or("text").to_owned();

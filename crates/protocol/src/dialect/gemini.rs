@@ -2,7 +2,7 @@
 
 use super::answer::{self, Answer, Finish, begins, call_begins, count, finished, news_of, states, used};
 use super::conversation::{
-    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments, text_result,
+    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, arguments, take_turn, text_result,
 };
 use super::{DecodeError, Inexpressible, Quirks, ReasoningForm, StreamItem, Target, thinking::Thinking};
 use crate::event::Delta;
@@ -35,14 +35,7 @@ pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Resul
             Turn::Assistant(turn) => ("model", model_parts(turn, with_ids, target.quirks.reasoning)),
             Turn::Tool { call_id, parts, .. } => ("user", vec![function_response(call_id, parts, &names, with_ids)?]),
         };
-        match contents.last_mut() {
-            Some(last) if last["role"] == role => {
-                if let Value::Array(known) = &mut last["parts"] {
-                    known.extend(parts);
-                }
-            }
-            _ => contents.push(json!({"role": role, "parts": parts})),
-        }
+        take_turn(&mut contents, role, "parts", parts);
     }
     body.insert("contents".to_owned(), Value::Array(contents));
     encode_tools(&said, &mut body);

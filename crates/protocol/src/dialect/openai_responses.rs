@@ -1,7 +1,9 @@
 //! OpenAI's Responses (platform.openai.com/docs/api-reference/responses), which some models speak only.
 
 use super::answer::{self, Answer, Finish, begins, call_begins, call_goes_on, count, finished, news, states, used};
-use super::conversation::{AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, text_of};
+use super::conversation::{
+    AssistantTurn, Conversation, Format, Part, Source, ToolChoice, Turn, What, one_answer, text_of,
+};
 use super::{DecodeError, Inexpressible, StreamItem, Target};
 use crate::event::Delta;
 use crate::reply::Reply;
@@ -14,10 +16,8 @@ const FORMAT: &str = "openai-responses-v1";
 
 /// Writes the request's body. Nothing is kept at the provider: thoughts travel with the conversation, encrypted.
 pub(super) fn encode_request(request: &ChatRequest, target: Target<'_>) -> Result<Value, Inexpressible> {
+    one_answer(request)?;
     let said = Conversation::of(request, target)?;
-    if request.n > 1 {
-        return Err(Inexpressible::new("n", "this endpoint gives one answer a request"));
-    }
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(target.model));
     let input = input(&said);
