@@ -1,8 +1,11 @@
 //! The `[[models]]` tables of an operator's file.
 
 use crate::kind::{Billing, Facts};
+use crate::money::NanoUsd;
+use crate::price::Rates;
 use protocol::dialect::{Dialect, ReasoningForm};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use toml::Spanned;
 
 /// One `[[models]]` table.
@@ -104,7 +107,55 @@ pub struct TierConfig {
     pub cache_write_usd_per_mtok: Option<Spanned<f64>>,
 }
 
+/// The price options of a table, in dollars per million tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Prices<'a> {
+    pub input: &'a Spanned<f64>,
+    pub output: &'a Spanned<f64>,
+    pub cache_read: Option<&'a Spanned<f64>>,
+    pub cache_write: Option<&'a Spanned<f64>>,
+}
+
+impl Prices<'_> {
+    /// Reads them. `complain` is told place, option and problem of what is no price, which is then 0.
+    pub fn rates(self, mut complain: impl FnMut(Range<usize>, &str, String)) -> Rates {
+        let mut read = |value: &Spanned<f64>, option: &str| {
+            let usd = *value.get_ref();
+            NanoUsd::from_usd(usd).and_then(|nano| u64::try_from(nano.0).ok()).unwrap_or_else(|| {
+                let problem = format!("{usd} is no price; write USD per million tokens, 0 or more");
+                complain(value.span(), option, problem);
+                0
+            })
+        };
+        let basic = Rates::of(read(self.input, "input_usd_per_mtok"), read(self.output, "output_usd_per_mtok"));
+        let cache_read = self.cache_read.map_or(basic.input, |price| read(price, "cache_read_usd_per_mtok"));
+        let cache_write = self.cache_write.map(|price| read(price, "cache_write_usd_per_mtok"));
+        let written = cache_write.map_or(basic, |price| basic.with_cache_write(price));
+        Rates { cache_read, ..written }
+    }
+}
+
+impl TierConfig {
+    pub(crate) fn prices(&self) -> Prices<'_> {
+        Prices {
+            input: &self.input_usd_per_mtok,
+            output: &self.output_usd_per_mtok,
+            cache_read: self.cache_read_usd_per_mtok.as_ref(),
+            cache_write: self.cache_write_usd_per_mtok.as_ref(),
+        }
+    }
+}
+
 impl EndpointConfig {
+    pub(crate) fn prices(&self) -> Prices<'_> {
+        Prices {
+            input: &self.input_usd_per_mtok,
+            output: &self.output_usd_per_mtok,
+            cache_read: self.cache_read_usd_per_mtok.as_ref(),
+            cache_write: self.cache_write_usd_per_mtok.as_ref(),
+        }
+    }
+
     /// What the table says about prompts.
     pub fn facts(&self) -> Facts {
         Facts {

@@ -1,6 +1,6 @@
 //! One model at one provider: what it costs, what it can do, and how it is called.
 
-use crate::config::{AbilityName, EndpointConfig};
+use crate::config::{AbilityName, EndpointConfig, Prices};
 use crate::kind::{Billing, Facts, Kind};
 use crate::listing::{EndpointRow, RateRow, Status};
 use crate::money::NanoUsd;
@@ -235,47 +235,15 @@ pub(crate) fn configured_price(
     place: &str,
     complain: &mut impl FnMut(std::ops::Range<usize>, String, String),
 ) -> Price {
-    let mut read = |value: &toml::Spanned<f64>, place: &str, field: &str| {
-        let usd = *value.get_ref();
-        match NanoUsd::from_usd(usd).and_then(|nano| u64::try_from(nano.0).ok()) {
-            Some(nano) => nano,
-            None => {
-                let problem = format!("{usd} is no price; write USD per million tokens, 0 or more");
-                complain(value.span(), format!("{place}.{field}"), problem);
-                0
-            }
-        }
+    let mut rates = |place: &str, prices: Prices<'_>| {
+        prices.rates(|span, field, problem| complain(span, format!("{place}.{field}"), problem))
     };
-    type Read<'a> = Option<&'a toml::Spanned<f64>>;
-    let mut rates = |place: &str, values: [Read; 4]| {
-        let names =
-            ["input_usd_per_mtok", "output_usd_per_mtok", "cache_read_usd_per_mtok", "cache_write_usd_per_mtok"];
-        let mut values = values.into_iter().zip(names).map(|(value, name)| value.map(|value| read(value, place, name)));
-        let mut next = || values.next().flatten();
-        let basic = Rates::of(next().unwrap_or(0), next().unwrap_or(0));
-        let cache_read = next().unwrap_or(basic.input);
-        let written = next().map_or(basic, |price| basic.with_cache_write(price));
-        Rates { cache_read, ..written }
-    };
-    let base = rates(
-        place,
-        [
-            Some(&endpoint.input_usd_per_mtok),
-            Some(&endpoint.output_usd_per_mtok),
-            endpoint.cache_read_usd_per_mtok.as_ref(),
-            endpoint.cache_write_usd_per_mtok.as_ref(),
-        ],
-    );
-    let mut tiers: Vec<Tier> = Vec::new();
-    for (at, tier) in endpoint.tiers.iter().enumerate() {
-        let prices = [
-            Some(&tier.input_usd_per_mtok),
-            Some(&tier.output_usd_per_mtok),
-            tier.cache_read_usd_per_mtok.as_ref(),
-            tier.cache_write_usd_per_mtok.as_ref(),
-        ];
-        tiers.push(Tier { over_tokens: tier.over_tokens, rates: rates(&format!("{place}.tiers[{at}]"), prices) });
-    }
+    let base = rates(place, endpoint.prices());
+    let tiers = endpoint.tiers.iter().enumerate().map(|(at, tier)| Tier {
+        over_tokens: tier.over_tokens,
+        rates: rates(&format!("{place}.tiers[{at}]"), tier.prices()),
+    });
+    let mut tiers: Vec<Tier> = tiers.collect();
     tiers.sort_by_key(|tier| tier.over_tokens);
     Price { base, tiers }
 }

@@ -13,7 +13,7 @@ mod record;
 mod resolve;
 mod review;
 
-pub use config::{AbilityName, EndpointConfig, ModelConfig, TierConfig};
+pub use config::{AbilityName, EndpointConfig, ModelConfig, Prices, TierConfig};
 pub use document::{Document, DocumentError, Offered, OfferedModel};
 pub use endpoint::{Endpoint, Negotiated, Reach};
 pub use kind::{Billing, Facts, Kind};

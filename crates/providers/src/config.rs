@@ -3,7 +3,7 @@
 use crate::credential::{Credential, Limits, Proof};
 use crate::deadlines::Deadlines;
 use crate::provider::{Login, Provider, filled};
-use catalog::{Billing, Kind, NanoUsd, Negotiated, ProviderRow, Rates};
+use catalog::{Billing, Kind, Negotiated, Prices, ProviderRow};
 use protocol::dialect::ReasoningForm;
 use serde::Deserialize;
 use std::time::Duration;
@@ -166,7 +166,7 @@ impl ProviderConfig {
         let negotiated = with_prices.map(|own| Negotiated {
             credential: own.api_key_env.get_ref().clone(),
             discount: own.discount.as_ref().map_or(0.0, |discount| *discount.get_ref()),
-            prices: own.prices.iter().map(|price| (price.model.clone(), price.rates())).collect(),
+            prices: own.prices.iter().map(|price| (price.model.clone(), price.prices().rates(|_, _, _| {}))).collect(), // `check` has complained,
         });
         negotiated.collect()
     }
@@ -190,30 +190,21 @@ impl ProviderConfig {
                 complaints.add(discount.span(), "credentials.discount", problem);
             }
             for price in &own.prices {
-                for value in
-                    price.values().filter(|value| NanoUsd::from_usd(*value.get_ref()).is_none_or(|nano| nano.0 < 0))
-                {
-                    let problem = format!("{} is no price; write USD per million tokens, 0 or more", value.get_ref());
-                    complaints.add(value.span(), "credentials.prices", problem);
-                }
+                price.prices().rates(|span, option, problem| {
+                    complaints.add(span, &format!("credentials.prices.{option}"), problem);
+                });
             }
         }
     }
 }
 
 impl PriceConfig {
-    fn values(&self) -> impl Iterator<Item = &Spanned<f64>> {
-        let further = [self.cache_read_usd_per_mtok.as_ref(), self.cache_write_usd_per_mtok.as_ref()];
-        [&self.input_usd_per_mtok, &self.output_usd_per_mtok].into_iter().chain(further.into_iter().flatten())
-    }
-
-    fn rates(&self) -> Rates {
-        let nano = |value: &Spanned<f64>| NanoUsd::from_usd(*value.get_ref()).map_or(0, |nano| nano.0.max(0) as u64);
-        let basic = Rates::of(nano(&self.input_usd_per_mtok), nano(&self.output_usd_per_mtok));
-        Rates {
-            cache_read: self.cache_read_usd_per_mtok.as_ref().map_or(basic.cache_read, nano),
-            cache_write: self.cache_write_usd_per_mtok.as_ref().map_or(basic.cache_write, nano),
-            ..basic
+    fn prices(&self) -> Prices<'_> {
+        Prices {
+            input: &self.input_usd_per_mtok,
+            output: &self.output_usd_per_mtok,
+            cache_read: self.cache_read_usd_per_mtok.as_ref(),
+            cache_write: self.cache_write_usd_per_mtok.as_ref(),
         }
     }
 }
@@ -344,4 +335,31 @@ fn proofs(
         }
     }
     proofs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(price: &str) -> ProviderConfig {
+        let text = format!("credentials = [{{ api_key_env = \"KEY\", prices = [{{ model = \"a/b\", {price} }}] }}]");
+        toml::from_str(&text).expect("a table")
+    }
+
+    #[test]
+    fn a_negotiated_price_of_writing_to_the_cache_is_also_one_of_keeping_it_for_an_hour() {
+        let config = read("input_usd_per_mtok = 3.0, output_usd_per_mtok = 15.0, cache_write_usd_per_mtok = 3.75");
+        let rates = config.negotiated()[0].prices["a/b"];
+        assert_eq!((rates.cache_read, rates.cache_write, rates.cache_write_1h), (3 * USD, 3_750_000_000, 6 * USD));
+    }
+
+    #[test]
+    fn a_negotiated_price_that_is_none_is_named() {
+        let mut complaints = Complaints { place: "providers.up".to_owned(), errors: Vec::new() };
+        read("input_usd_per_mtok = -1.0, output_usd_per_mtok = 1.0").check(&(0..0), &mut complaints);
+        let found: Vec<&str> = complaints.errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(found, ["providers.up.credentials.prices.input_usd_per_mtok"]);
+    }
+
+    const USD: u64 = 1_000_000_000;
 }
