@@ -339,17 +339,22 @@ async fn azure_takes_a_token_that_the_clients_secret_buys() {
     assert!(form.contains("client_secret=sk-KEY_UP") && asked[1].header("api-key").is_empty(), "{form}");
 }
 
+/// A model at this kind of provider for nothing, and at the simulator, `p0`, for money: the first is asked first.
+async fn before_the_simulator(kind: &str, upstream: &Upstream) -> Stack {
+    let url = upstream.url();
+    let config = format!(
+        "[providers.up]\nkind = \"{kind}\"\nbase_url = \"{url}\"\n[[models]]\nid = \"a/b\"\n[[models.endpoints]]\nprovider = \"up\"\n\
+         name = \"up\"\ninput_usd_per_mtok = 0.0\noutput_usd_per_mtok = 0.0\ncontext_tokens = 10000\noutput_tokens_max = 100\n\
+         [[models.endpoints]]\nprovider = \"p0\"\nname = \"sim/small\"\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 1.0\n\
+         context_tokens = 10000\noutput_tokens_max = 100\n[cache.exact]\nenabled = false\n[cache.semantic]\nenabled = false\n"
+    );
+    Stack::start(&config).await
+}
+
 #[tokio::test]
 async fn a_request_without_words_at_one_provider_goes_to_the_next() {
     let upstream = Upstream::start().await;
-    let config = format!(
-        "[providers.up]\nkind = \"cohere\"\nbase_url = \"{}\"\n[[models]]\nid = \"a/b\"\n[[models.endpoints]]\nprovider = \"up\"\n\
-         name = \"up\"\ninput_usd_per_mtok = 0.0\noutput_usd_per_mtok = 0.0\ncontext_tokens = 10000\noutput_tokens_max = 100\n\
-         [[models.endpoints]]\nprovider = \"p0\"\nname = \"sim/small\"\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 1.0\n\
-         context_tokens = 10000\noutput_tokens_max = 100\n[cache.exact]\nenabled = false\n[cache.semantic]\nenabled = false\n",
-        upstream.url()
-    );
-    let stack = Stack::start(&config).await;
+    let stack = before_the_simulator("cohere", &upstream).await;
     let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
     let mut body = json!({"model": "a/b", "messages": [{"role": "user", "content": "x"}], "tools": [tool],
         "tool_choice": {"type": "function", "function": {"name": "f"}}});
@@ -386,14 +391,7 @@ async fn thoughts_are_hidden_from_a_client_that_wants_none() {
 #[tokio::test]
 async fn what_one_provider_refuses_in_translation_another_may_take() {
     let upstream = Upstream::start().await;
-    let config = format!(
-        "[providers.up]\nkind = \"anthropic\"\nbase_url = \"{}\"\n[[models]]\nid = \"a/b\"\n[[models.endpoints]]\nprovider = \"up\"\n\
-         name = \"up\"\ninput_usd_per_mtok = 0.0\noutput_usd_per_mtok = 0.0\ncontext_tokens = 10000\noutput_tokens_max = 100\n\
-         [[models.endpoints]]\nprovider = \"p0\"\nname = \"sim/small\"\ninput_usd_per_mtok = 1.0\noutput_usd_per_mtok = 1.0\n\
-         context_tokens = 10000\noutput_tokens_max = 100\n[cache.exact]\nenabled = false\n[cache.semantic]\nenabled = false\n",
-        upstream.url()
-    );
-    let stack = Stack::start(&config).await;
+    let stack = before_the_simulator("anthropic", &upstream).await;
     upstream.will_answer(
         400,
         &json!({"type": "error", "error": {"type": "invalid_request_error", "message": "no such shape"}}),
