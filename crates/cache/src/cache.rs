@@ -1,41 +1,44 @@
 //! The cache: an exact level in memory, a semantic level by scope, both kept in a file of their own.
 
-use crate::config::{CacheConfig, SemanticConfig};
-use crate::decision::{Decision, decide};
-use crate::guard::Guard;
-use crate::index::{Index, Neighbour, Row};
-use database::{CacheFile, DatabaseError, StoredAnswer};
+use crate::config::CacheConfig;
+use crate::decision::AnswerId;
+use crate::index::{Index, Row};
+use crate::model::CacheModel;
+use crate::semantic::{Evidence, Look, Owner, Question, Semantic};
+use crate::stored::{bytes_of, read, read_row, store_row, write};
+use crate::text::Words;
+use database::{CacheFile, CacheWrite, DatabaseError, StoredAnswer, StoredTie};
 use moka::sync::Cache as Memory;
 use protocol::{Digest, Reply};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-/// Answers waiting to be written at the most; beyond it an answer lives in memory only.
-const QUEUE_MAX: usize = 4_096;
-const BATCH_MAX: usize = 256;
-const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Changes waiting to be written at the most; beyond it an answer lives in memory only.
+const QUEUE_MAX: usize = 8_192;
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Ties older than this are forgotten.
+pub(crate) const TIES_MS: i64 = 90 * 24 * 3_600 * 1_000;
+/// Answers, and ties, read into memory at start at the most.
+const LOADED_MAX: i64 = 200_000;
+const TIES_LOADED_MAX: i64 = 1_000_000;
+
 /// A stored answer.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// The generation that made it.
     pub id: String,
+    pub tenant: String,
     pub reply: Arc<Reply>,
     pub model: String,
     pub provider: String,
+    pub tags: Vec<String>,
+    pub created_ms: i64,
     pub expires_ms: i64,
     /// About the memory it takes.
     pub bytes: u32,
-}
-
-/// What the semantic level found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Found {
-    /// The stored answer's id.
-    pub id: String,
-    pub cosine: f32,
-    pub decision: Decision,
 }
 
 /// An answer to keep.
@@ -44,162 +47,192 @@ pub struct Put {
     pub id: String,
     pub tenant: String,
     pub fingerprint: Digest,
-    /// Scope, vector and text of the question, where it may be found by meaning.
-    pub semantic: Option<(Digest, Vec<f32>, String)>,
     pub reply: Arc<Reply>,
     pub model: String,
     pub provider: String,
+    pub tags: Vec<String>,
     /// A shorter life than configured, where the caller asked for it.
     pub ttl_s: Option<u64>,
 }
 
-/// The semantic level of one embedder.
+/// A question's place among the others of its scope.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    pub scope: Digest,
+    pub question: Question,
+    /// Stored answers that say the same as this one.
+    pub same: Vec<AnswerId>,
+}
+
+/// Which stored answers are meant; every condition that is there must hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    pub id: Option<String>,
+    pub tag: Option<String>,
+    pub model: Option<String>,
+    /// Made before this time.
+    pub before_ms: Option<i64>,
+}
+
+/// The semantic level with its storage.
 #[derive(Debug)]
-struct Semantic {
-    embedder: String,
-    guard: Guard,
-    index: RwLock<Index>,
+pub(crate) struct Meaning {
+    pub embedder: String,
+    pub level: Semantic,
+    pub index: Index,
 }
 
 /// Both levels; clones share them.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    ttl: Duration,
-    exact_enabled: bool,
+    config: Arc<CacheConfig>,
     memory: Memory<Digest, Arc<Entry>>,
     by_id: Memory<String, Digest>,
-    semantic: Option<Arc<Semantic>>,
-    rules: SemanticConfig,
+    meaning: Option<Arc<Meaning>>,
+    epochs: Arc<RwLock<HashMap<String, i64>>>,
     file: Option<CacheFile>,
-    queue: Option<mpsc::Sender<StoredAnswer>>,
-    writing: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>>,
+    queue: Option<mpsc::Sender<CacheWrite>>,
+    writing: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Cache {
-    /// Opens the cache and loads what an earlier run stored. `embedder` is the identity and vocabulary of the embedder
-    /// in use; without it, or where disabled, there is no semantic level. Without a file answers live in memory only.
+    /// Opens the cache and loads what an earlier run stored. `embedder` is the identity of the embedder in use and its
+    /// words; without it, or where disabled, there is no semantic level. Without a file all lives in memory only.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub async fn open(
         config: &CacheConfig,
         file: Option<CacheFile>,
-        embedder: Option<(&str, Arc<HashSet<String>>)>,
+        embedder: Option<(&str, Arc<Words>)>,
+        model: CacheModel,
     ) -> Result<Self, DatabaseError> {
         let weigh = |_: &Digest, entry: &Arc<Entry>| entry.bytes;
-        let semantic = embedder.filter(|_| config.semantic.enabled).map(|(identity, vocabulary)| {
-            let index = RwLock::new(Index::new(config.semantic.entries_max));
-            Arc::new(Semantic { embedder: identity.to_owned(), guard: Guard::new(vocabulary), index })
+        let meaning = embedder.filter(|_| config.semantic.enabled).map(|(identity, words)| {
+            let level = Semantic::new(words, model);
+            Arc::new(Meaning { embedder: identity.to_owned(), level, index: Index::default() })
         });
         let (queue, writing) = file
             .clone()
             .map(|file| {
                 let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-                (queue, tokio::spawn(write(file, receiver)))
+                (queue, tokio::spawn(write(file, receiver, meaning.clone())))
             })
             .unzip();
         let cache = Self {
-            ttl: Duration::from_secs(config.exact.ttl_s),
-            exact_enabled: config.exact.enabled,
             memory: Memory::builder().weigher(weigh).max_capacity(config.exact.bytes_max).build(),
             by_id: Memory::new(config.semantic.entries_max as u64),
-            semantic,
-            rules: config.semantic.clone(),
+            config: Arc::new(config.clone()),
+            meaning,
+            epochs: Arc::default(),
             file,
             queue,
             writing: Arc::new(Mutex::new(writing)),
         };
-        cache.load(config).await?;
+        cache.load().await?;
         Ok(cache)
     }
 
-    async fn load(&self, config: &CacheConfig) -> Result<(), DatabaseError> {
+    async fn load(&self) -> Result<(), DatabaseError> {
         let Some(file) = &self.file else { return Ok(()) };
         let now = now_ms();
-        file.sweep(now).await?;
+        file.sweep(now, now - TIES_MS).await?;
+        let epochs = file.epochs().await?;
+        self.epochs.write().unwrap_or_else(PoisonError::into_inner).extend(epochs);
         let mut bytes = 0;
         for stored in file.newest(now, LOADED_MAX).await? {
             bytes += stored.reply.len() as u64;
-            if bytes > config.exact.bytes_max {
+            if bytes > self.config.exact.bytes_max {
                 break;
             }
             if let Some((fingerprint, entry)) = read(&stored) {
-                self.publish(fingerprint, entry);
+                self.by_id.insert(entry.id.clone(), fingerprint);
+                if !self.memory.contains_key(&fingerprint) {
+                    self.memory.insert(fingerprint, entry);
+                }
             }
         }
-        if let Some(semantic) = &self.semantic {
-            let rows = i64::try_from(config.semantic.entries_max).unwrap_or(i64::MAX);
-            for stored in file.vectors(&semantic.embedder, now, rows).await? {
-                let (Some(scope), Some(vector)) = (stored.scope, stored.vector) else { continue };
-                let Ok(scope) = <[u8; 32]>::try_from(scope) else { continue };
-                let vector: Box<[f32]> = vector
-                    .chunks_exact(4)
-                    .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-                    .collect();
-                let row = Row { id: stored.id, prompt: stored.prompt, expires_ms: stored.expires_ms, vector };
-                semantic.add(Digest(scope), row);
+        let Some(meaning) = &self.meaning else { return Ok(()) };
+        let rows_max = i64::try_from(self.config.semantic.entries_max).unwrap_or(i64::MAX);
+        for stored in file.prompts(&meaning.embedder, now, rows_max).await? {
+            if let Some((scope, row)) = read_row(stored) {
+                meaning.index.add(scope, [row]);
+            }
+        }
+        for tie in file.ties(TIES_LOADED_MAX).await? {
+            match tie.kind.as_str() {
+                "same" => drop(meaning.level.join(&[tie.b.into(), tie.a.into()])),
+                "confirmed" => meaning.level.confirm(&tie.a.into()),
+                _ => meaning.level.part(u64::from_str_radix(&tie.a, 16).unwrap_or(0), &tie.b.into()),
+            }
+        }
+        for judge in file.judges(&meaning.embedder).await? {
+            let owner = Owner { tenant: judge.tenant_id, policy: judge.policy };
+            if let Err(error) = meaning.level.restore(owner, &judge.state) {
+                tracing::warn!(%error, "what was learned of a tenant's traffic cannot be read: learning begins anew");
             }
         }
         Ok(())
     }
 
-    /// Ends once every answer is in the file and the file is closed, after the last clone of the cache is gone. `None`
+    /// Ends once every change is in the file and the file is closed, after the last clone of the cache is gone. `None`
     /// without a file, and the second time.
-    pub fn take_writing(&self) -> Option<tokio::task::JoinHandle<()>> {
+    pub fn take_writing(&self) -> Option<JoinHandle<()>> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Which requests the semantic level may answer.
-    pub fn rules(&self) -> &SemanticConfig {
-        &self.rules
+    /// The tables it was opened with.
+    pub fn config(&self) -> &CacheConfig {
+        &self.config
     }
 
     /// True where answers can be found by meaning.
     pub fn has_semantic(&self) -> bool {
-        self.semantic.is_some()
+        self.meaning.is_some()
     }
 
-    /// How many answers each level holds: exact, semantic.
-    pub fn sizes(&self) -> (u64, u64) {
+    /// The semantic level, where there is one.
+    pub fn semantic(&self) -> Option<&Semantic> {
+        self.meaning.as_ref().map(|meaning| &meaning.level)
+    }
+
+    /// How many answers the exact level holds, and how many prompts in how many scopes the semantic one.
+    pub fn sizes(&self) -> (u64, u64, u64) {
         self.memory.run_pending_tasks();
-        let semantic = self
-            .semantic
-            .as_ref()
-            .map_or(0, |semantic| semantic.index.read().unwrap_or_else(PoisonError::into_inner).len());
-        (self.memory.entry_count(), semantic as u64)
+        let (rows, scopes) = self.meaning.as_ref().map_or((0, 0), |m| (m.index.len(), m.index.scopes()));
+        (self.memory.entry_count(), rows as u64, scopes as u64)
     }
 
-    /// The living answer to exactly this request.
-    pub fn exact(&self, fingerprint: &Digest) -> Option<Arc<Entry>> {
-        if !self.exact_enabled {
+    /// Counted up whenever everything of a tenant is forgotten; part of what makes its answers interchangeable.
+    pub fn epoch(&self, tenant: &str) -> i64 {
+        self.epochs.read().unwrap_or_else(PoisonError::into_inner).get(tenant).copied().unwrap_or(0)
+    }
+
+    /// The answer to exactly this request: a living one, or one that has expired less than `stale` ago.
+    pub fn exact(&self, fingerprint: &Digest, stale: Duration) -> Option<Arc<Entry>> {
+        if !self.config.exact.enabled {
             return None;
         }
         let entry = self.memory.get(fingerprint)?;
-        (entry.expires_ms > now_ms()).then_some(entry)
+        let until = entry.expires_ms.saturating_add(i64::try_from(stale.as_millis()).unwrap_or(i64::MAX));
+        (until > now_ms()).then_some(entry)
     }
 
-    /// The best stored answer of a scope, admissible or not; `None` when the scope is empty.
-    pub fn neighbours(&self, scope: &Digest, vector: &[f32], prompt: &str) -> Option<Found> {
-        let semantic = self.semantic.as_ref()?;
-        let neighbours = {
-            let index = semantic.index.read().unwrap_or_else(PoisonError::into_inner);
-            index.nearest(scope, vector, now_ms())
-        };
-        let judged = neighbours.into_iter().map(|neighbour| judge(&semantic.guard, prompt, neighbour));
-        let mut first = None;
-        for found in judged {
-            if found.decision.admissible {
-                return Some(found);
-            }
-            first = first.or(Some(found));
-        }
-        first
+    /// What the semantic level makes of a question; `None` where its scope has no prompts.
+    pub fn look(&self, owner: &Owner, scope: &Digest, question: &Question, error_max: f64) -> Option<Look> {
+        let meaning = self.meaning.as_ref()?;
+        let earlier = question.earlier.as_ref().map(|earlier| &*earlier.vector);
+        let neighbours = meaning.index.nearest(scope, &question.vector, earlier, now_ms());
+        let mut look = meaning.level.look(owner, question, &neighbours, error_max)?;
+        look.is_unconfirmed &= self.config.semantic.confirm;
+        Some(look)
     }
 
     /// A stored answer by its id, from memory or the file.
     pub async fn entry(&self, tenant: &str, id: &str) -> Option<Arc<Entry>> {
         if let Some(entry) = self.by_id.get(id).and_then(|fingerprint| self.memory.get(&fingerprint))
             && entry.id == id
+            && entry.tenant == tenant
         {
             return (entry.expires_ms > now_ms()).then_some(entry);
         }
@@ -214,105 +247,164 @@ impl Cache {
 
     /// Keeps an answer: in memory at once, in the file soon.
     pub fn put(&self, put: Put) {
-        if !self.exact_enabled && put.semantic.is_none() {
+        if !self.config.exact.enabled && self.meaning.is_none() {
             return; // nobody could find it
         }
-        let ttl = put.ttl_s.map_or(self.ttl, |ttl_s| self.ttl.min(Duration::from_secs(ttl_s)));
         let created_ms = now_ms();
-        let expires_ms = created_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
-        let mut stored = StoredAnswer {
+        let expires_ms = created_ms.saturating_add(self.life_ms(&put));
+        let stored = StoredAnswer {
             id: put.id.clone(),
-            tenant_id: put.tenant,
+            tenant_id: put.tenant.clone(),
             fingerprint: put.fingerprint.0.to_vec(),
-            scope: None,
-            embedder: String::new(),
-            vector: None,
-            prompt: String::new(),
             model: put.model.clone(),
             provider: put.provider.clone(),
+            tags: serde_json::to_string(&put.tags).unwrap_or_default(),
             reply: serde_json::to_string(&*put.reply).unwrap_or_default(),
             created_ms,
             expires_ms,
         };
-        if let (Some(semantic), Some((scope, vector, prompt))) = (&self.semantic, put.semantic) {
-            stored.scope = Some(scope.0.to_vec());
-            stored.embedder.clone_from(&semantic.embedder);
-            stored.vector = Some(vector.iter().flat_map(|x| x.to_le_bytes()).collect());
-            stored.prompt.clone_from(&prompt);
-            semantic.add(scope, Row { id: put.id.clone(), prompt, expires_ms, vector: vector.into() });
-        }
-        let bytes = bytes_of(&stored.reply);
-        let entry = Entry { id: put.id, reply: put.reply, model: put.model, provider: put.provider, expires_ms, bytes };
-        self.publish(put.fingerprint, Arc::new(entry));
-        if let Some(queue) = &self.queue
-            && queue.try_send(stored).is_err()
-        {
-            tracing::warn!("the cache file is behind: an answer is kept in memory only");
-        }
-    }
-
-    fn publish(&self, fingerprint: Digest, entry: Arc<Entry>) {
-        self.by_id.insert(entry.id.clone(), fingerprint);
-        self.memory.insert(fingerprint, entry);
-    }
-}
-
-/// Answers read into memory at start at the most.
-const LOADED_MAX: i64 = 200_000;
-
-impl Semantic {
-    fn add(&self, scope: Digest, row: Row) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).add(scope, row);
-    }
-}
-
-fn judge(guard: &Guard, prompt: &str, neighbour: Neighbour) -> Found {
-    let decision = decide(neighbour.cosine, guard.compare(prompt, &neighbour.prompt));
-    Found { id: neighbour.id, cosine: neighbour.cosine, decision }
-}
-
-fn read(stored: &StoredAnswer) -> Option<(Digest, Arc<Entry>)> {
-    let fingerprint = Digest(stored.fingerprint.as_slice().try_into().ok()?);
-    let reply: Reply = serde_json::from_str(&stored.reply).ok()?;
-    let entry = Entry {
-        id: stored.id.clone(),
-        reply: Arc::new(reply),
-        model: stored.model.clone(),
-        provider: stored.provider.clone(),
-        expires_ms: stored.expires_ms,
-        bytes: bytes_of(&stored.reply),
-    };
-    Some((fingerprint, Arc::new(entry)))
-}
-
-/// About the memory of an answer with this JSON: its text is held twice as long as its JSON at the most.
-fn bytes_of(json: &str) -> u32 {
-    u32::try_from(1_024 + 2 * json.len()).unwrap_or(u32::MAX)
-}
-
-async fn write(file: CacheFile, mut queue: mpsc::Receiver<StoredAnswer>) {
-    let mut sweep = tokio::time::interval(SWEEP_EVERY);
-    let mut batch = Vec::with_capacity(BATCH_MAX);
-    loop {
-        let outcome = tokio::select! {
-            count = queue.recv_many(&mut batch, BATCH_MAX) => {
-                if count == 0 {
-                    file.close().await;
-                    return;
-                }
-                let outcome = file.store(&batch).await;
-                batch.clear();
-                outcome
-            }
-            _ = sweep.tick() => file.sweep(now_ms()).await.map(|_| ()),
+        let entry = Entry {
+            bytes: bytes_of(&stored.reply),
+            id: put.id.clone(),
+            tenant: put.tenant.clone(),
+            reply: put.reply,
+            model: put.model,
+            provider: put.provider,
+            tags: put.tags,
+            created_ms,
+            expires_ms,
         };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "the cache file could not be written: answers live in memory only");
+        self.by_id.insert(entry.id.clone(), put.fingerprint);
+        self.memory.insert(put.fingerprint, Arc::new(entry));
+        self.write(CacheWrite::Answer(stored));
+    }
+
+    /// Makes a stored answer findable by meaning: as one of those that say the same, where there are any.
+    pub fn place(&self, id: &str, tenant: &str, placed: Placed) {
+        let stored = self.by_id.get(id).and_then(|fingerprint| self.memory.get(&fingerprint));
+        let (Some(meaning), Some(entry)) = (&self.meaning, stored) else { return };
+        let row = Row {
+            id: id.into(),
+            answer: self.unite(tenant, &placed.same).unwrap_or_else(|| id.into()),
+            prompt: placed.question.prompt.into(),
+            vector: placed.question.vector.into(),
+            earlier: placed.question.earlier,
+            principal: placed.question.principal,
+            expires_ms: entry.expires_ms,
+        };
+        self.write(CacheWrite::Prompt(store_row(&meaning.embedder, tenant, &placed.scope, &row, entry.created_ms)));
+        meaning.index.add(placed.scope, [row]);
+        let surplus = meaning.index.shrink(self.config.semantic.entries_max);
+        if surplus > 0 {
+            tracing::info!(surplus, "the semantic level is full: what expires first has left");
+        }
+    }
+
+    /// Makes stored answers one, the first of them; returns it.
+    pub fn unite(&self, tenant: &str, same: &[AnswerId]) -> Option<AnswerId> {
+        let meaning = self.meaning.as_ref()?;
+        let first = meaning.level.root(same.first()?);
+        for other in &same[1..] {
+            let other = meaning.level.root(other);
+            if other != first {
+                self.tie(tenant, "same", other.to_string(), first.to_string());
+            }
+        }
+        meaning.level.join(same)
+    }
+
+    /// The configured life, shorter where the caller asked for it, and by up to a tenth so that what was stored together
+    /// does not expire together.
+    fn life_ms(&self, put: &Put) -> i64 {
+        let ttl_s = put.ttl_s.map_or(self.config.exact.ttl_s, |ttl_s| ttl_s.min(self.config.exact.ttl_s));
+        let life = i64::try_from(ttl_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let lot = i64::from(u16::from_le_bytes([put.fingerprint.0[0], put.fingerprint.0[1]]));
+        life - life / 10 / i64::from(u16::MAX) * lot
+    }
+
+    /// Takes in whether the answer of a look was right.
+    pub fn learn(&self, owner: &Owner, asked: (&Question, &Look), is_right: bool, evidence: Evidence) {
+        let (question, look) = asked;
+        let (Some(meaning), Some(case)) = (&self.meaning, &look.case) else { return };
+        meaning.level.learn(owner, look, is_right, evidence);
+        if !is_right {
+            meaning.level.part(question.link, &case.answer);
+            self.tie(&owner.tenant, "apart", format!("{:016x}", question.link), case.answer.to_string());
+        } else if look.is_unconfirmed {
+            meaning.level.confirm(&case.answer);
+            self.tie(&owner.tenant, "confirmed", case.answer.to_string(), String::new());
+        }
+    }
+
+    fn tie(&self, tenant: &str, kind: &str, a: String, b: String) {
+        let tie = StoredTie { tenant_id: tenant.to_owned(), kind: kind.to_owned(), a, b, created_ms: now_ms() };
+        self.write(CacheWrite::Tie(tie));
+    }
+
+    /// Forgets the stored answers of a tenant that a filter means; returns their ids.
+    ///
+    /// # Errors
+    /// When the file cannot be read: then nothing is forgotten.
+    pub async fn forget(&self, tenant: &str, filter: &Filter) -> Result<Vec<String>, DatabaseError> {
+        let mut meant: Vec<String> = Vec::new();
+        let is_meant = |id: &str, model: &str, tags: &[String], created_ms: i64| {
+            filter.id.as_ref().is_none_or(|wanted| wanted == id)
+                && filter.model.as_ref().is_none_or(|wanted| wanted == model)
+                && filter.tag.as_ref().is_none_or(|wanted| tags.contains(wanted))
+                && filter.before_ms.is_none_or(|before_ms| created_ms < before_ms)
+        };
+        if let Some(file) = &self.file {
+            for stored in file.listed(tenant, now_ms()).await? {
+                let tags: Vec<String> = serde_json::from_str(&stored.tags).unwrap_or_default();
+                if is_meant(&stored.id, &stored.model, &tags, stored.created_ms) {
+                    meant.push(stored.id);
+                }
+            }
+        }
+        for (_, entry) in &self.memory {
+            let is_new = entry.tenant == tenant && !meant.contains(&entry.id);
+            if is_new && is_meant(&entry.id, &entry.model, &entry.tags, entry.created_ms) {
+                meant.push(entry.id.clone());
+            }
+        }
+        for id in &meant {
+            if let Some(fingerprint) = self.by_id.remove(id)
+                && self.memory.get(&fingerprint).is_some_and(|entry| entry.id == *id)
+            {
+                self.memory.invalidate(&fingerprint);
+            }
+            self.write(CacheWrite::Forget { tenant_id: tenant.to_owned(), answer_id: id.clone() });
+        }
+        if let Some(meaning) = self.meaning.as_ref().filter(|_| !meant.is_empty()) {
+            let gone: HashSet<&str> = meant.iter().map(String::as_str).collect();
+            meaning
+                .index
+                .retain(|row| !gone.contains(&*row.answer) && !gone.contains(&*meaning.level.root(&row.answer)));
+        }
+        Ok(meant)
+    }
+
+    /// Forgets everything of a tenant at once.
+    pub fn begin_epoch(&self, tenant: &str) {
+        let epoch = {
+            let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+            let epoch = epochs.entry(tenant.to_owned()).or_insert(0);
+            *epoch += 1;
+            *epoch
+        };
+        self.write(CacheWrite::Epoch { tenant_id: tenant.to_owned(), epoch });
+    }
+
+    fn write(&self, change: CacheWrite) {
+        if let Some(queue) = &self.queue
+            && queue.try_send(change).is_err()
+        {
+            tracing::warn!("the cache file is behind: a change is kept in memory only");
         }
     }
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,9 @@
 //! The `[cache]` tables, and which requests the semantic level may answer.
 
 use protocol::{ChatRequest, Message, Role};
+use regex_lite::Regex;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The `[cache]` table.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -11,6 +13,81 @@ pub struct CacheConfig {
     pub exact: ExactConfig,
     #[serde(default)]
     pub semantic: SemanticConfig,
+    /// What is different for a policy's requests.
+    #[serde(default)]
+    pub policies: BTreeMap<String, PolicyRules>,
+    /// An expired answer is given for so long while a fresh one is fetched.
+    #[serde(default)]
+    pub stale_while_revalidate_s: u64,
+    /// An expired answer is given for so long when no provider answers.
+    #[serde(default)]
+    pub stale_if_error_s: u64,
+}
+
+/// A `[cache.policies.<name>]` table.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyRules {
+    /// Life of an answer, where it is shorter than `[cache.exact] ttl_s`.
+    pub ttl_s: Option<u64>,
+    /// As in `[cache.semantic]`, where it is smaller.
+    pub error_max: Option<f64>,
+    /// Answers are for one end user: `user` is part of what a match must share.
+    pub personal: bool,
+    /// Patterns of what changes in system prompts without mattering, such as dates and names.
+    pub volatile: Vec<String>,
+}
+
+impl CacheConfig {
+    /// What is different for a policy's requests; `None` stands for requests to named models.
+    pub fn policy(&self, name: Option<&str>) -> &PolicyRules {
+        static PLAIN: PolicyRules = PolicyRules { ttl_s: None, error_max: None, personal: false, volatile: Vec::new() };
+        name.and_then(|name| self.policies.get(name)).unwrap_or(&PLAIN)
+    }
+
+    /// Everything in the tables that cannot be meant, with the field it stands in.
+    pub fn mistakes(&self) -> Vec<(String, String)> {
+        let mut mistakes = Vec::new();
+        let shares =
+            [("error_max", self.semantic.error_max), ("audit_cost_share_max", self.semantic.audit_cost_share_max)];
+        for (field, value) in shares {
+            if !(0.0..=1.0).contains(&value) {
+                mistakes.push((format!("cache.semantic.{field}"), format!("{value}; use a share from 0 to 1")));
+            }
+        }
+        for (name, rules) in &self.policies {
+            if let Some(value) = rules.error_max.filter(|value| !(0.0..=1.0).contains(value)) {
+                mistakes
+                    .push((format!("cache.policies.{name}.error_max"), format!("{value}; use a share from 0 to 1")));
+            }
+            for (at, pattern) in rules.volatile.iter().enumerate() {
+                if let Err(error) = Regex::new(pattern) {
+                    mistakes.push((format!("cache.policies.{name}.volatile[{at}]"), format!("`{pattern}`: {error}")));
+                }
+            }
+        }
+        mistakes
+    }
+}
+
+/// Takes what changes without mattering out of system prompts.
+#[derive(Debug, Clone, Default)]
+pub struct Fold(Vec<Regex>);
+
+impl Fold {
+    /// Reads patterns; what is no pattern was reported with the configuration.
+    pub fn new(patterns: &[String]) -> Self {
+        Self(patterns.iter().filter_map(|pattern| Regex::new(pattern).ok()).collect())
+    }
+
+    /// The text with every match replaced by the same mark.
+    pub fn fold(&self, text: &str) -> String {
+        let mut folded = text.to_owned();
+        for pattern in &self.0 {
+            folded = pattern.replace_all(&folded, "\u{fffc}").into_owned();
+        }
+        folded
+    }
 }
 
 /// The `[cache.exact]` table.
@@ -39,13 +116,44 @@ pub struct SemanticConfig {
     pub temperature_max: f64,
     /// Longer conversations are answered by the exact level only.
     pub turns_max: usize,
-    /// Answers that can be found by meaning, over all tenants; the oldest leave first.
+    /// Prompts that can be found by meaning, over all tenants; those that expire first leave first.
     pub entries_max: usize,
+    /// Wrong answers / requests that the level could answer, at the most, for each tenant and policy.
+    pub error_max: f64,
+    /// What an omitted temperature means for the level.
+    pub unset_temperature: UnsetTemperature,
+    /// An answer serves other virtual keys of its tenant only after a second one got the same.
+    pub confirm: bool,
+    /// Audits of hits may cost this share of what hits save.
+    pub audit_cost_share_max: f64,
+    /// A question about the present may be answered by meaning where answers live no longer than this.
+    pub present_ttl_s_max: u64,
+}
+
+/// What an omitted temperature means for the semantic level.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnsetTemperature {
+    /// The caller does not care: the level may answer.
+    #[default]
+    Eligible,
+    /// The caller wants the model's default, which varies.
+    Exact,
 }
 
 impl Default for SemanticConfig {
     fn default() -> Self {
-        Self { enabled: true, temperature_max: 0.3, turns_max: 8, entries_max: 200_000 }
+        Self {
+            enabled: true,
+            temperature_max: 0.3,
+            turns_max: 8,
+            entries_max: 200_000,
+            error_max: 0.01,
+            unset_temperature: UnsetTemperature::default(),
+            confirm: true,
+            audit_cost_share_max: 0.25,
+            present_ttl_s_max: 300,
+        }
     }
 }
 
@@ -64,6 +172,8 @@ pub enum Ineligible {
     NoQuestion,
     /// More text than the embedder reads.
     TooLong,
+    /// About the present, with answers that live longer.
+    Present,
 }
 
 impl Ineligible {
@@ -78,6 +188,7 @@ impl Ineligible {
             Self::TooManyTurns => "too_many_turns",
             Self::NoQuestion => "no_question",
             Self::TooLong => "too_long",
+            Self::Present => "present",
         }
     }
 }
@@ -86,28 +197,57 @@ impl Ineligible {
 const QUESTION_BYTES_MAX: usize = 8_192;
 
 impl SemanticConfig {
-    /// Decides whether the semantic level may answer a request.
+    /// Decides whether the semantic level may answer a request whose answer would live so long.
     ///
     /// # Errors
     /// With the first reason why not.
-    pub fn eligible(&self, request: &ChatRequest) -> Result<(), Ineligible> {
+    pub fn eligible(&self, request: &ChatRequest, ttl_s: u64) -> Result<(), Ineligible> {
         let has_tools = |message: &Message| message.tool_calls.is_some() || message.role == Role::Tool;
         let question = request.last_user_text();
+        let is_sampled = match request.temperature {
+            Some(temperature) => temperature > self.temperature_max,
+            None => self.unset_temperature == UnsetTemperature::Exact,
+        };
+        let is_present = |text: &str| ttl_s > self.present_ttl_s_max && asks_about_the_present(text);
         let reasons = [
             (Ineligible::Disabled, !self.enabled),
-            (Ineligible::Sampled, request.n > 1 || request.temperature.is_some_and(|t| t > self.temperature_max)),
+            (Ineligible::Sampled, request.n > 1 || is_sampled),
             (Ineligible::Reproducible, request.has_seed || request.wants_logprobs),
             (Ineligible::Tools, !request.tools.is_empty() || request.messages.iter().any(has_tools)),
             (Ineligible::Media, request.messages.iter().any(Message::has_media)),
             (Ineligible::TooManyTurns, request.messages.len() > self.turns_max),
             (Ineligible::TooLong, question.as_ref().is_some_and(|text| text.len() > QUESTION_BYTES_MAX)),
-            (Ineligible::NoQuestion, question.is_none_or(|text| text.trim().is_empty())),
+            (Ineligible::Present, question.as_ref().is_some_and(|text| is_present(text))),
+            (Ineligible::NoQuestion, question.is_none_or(|text| !text.chars().any(char::is_alphanumeric))),
         ];
         match reasons.into_iter().find(|(_, applies)| *applies) {
             Some((reason, _)) => Err(reason),
             None => Ok(()),
         }
     }
+}
+
+/// True of questions whose right answer is another one soon: an answer that was right an hour ago is not what is asked.
+fn asks_about_the_present(text: &str) -> bool {
+    const ALONE: [&str; 5] = ["currently", "latest", "nowadays", "tonight", "forecast"];
+    const TOGETHER: [[&str; 2]; 12] = [
+        ["right", "now"],
+        ["what", "time"],
+        ["what", "day"],
+        ["what", "date"],
+        ["the", "weather"],
+        ["stock", "price"],
+        ["exchange", "rate"],
+        ["the", "news"],
+        ["today's", "date"],
+        ["this", "week"],
+        ["this", "month"],
+        ["as", "of"],
+    ];
+    let lower = text.to_lowercase();
+    let words: Vec<&str> =
+        lower.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty()).collect();
+    words.iter().any(|word| ALONE.contains(word)) || words.windows(2).any(|two| TOGETHER.iter().any(|pair| two == pair))
 }
 
 #[cfg(test)]
@@ -119,7 +259,7 @@ mod tests {
     fn check(extra: &str, expected: Result<(), Ineligible>) {
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hello"}}]{extra}}}"#);
         let request = ChatRequest::parse(&Bytes::copy_from_slice(body.as_bytes())).expect("valid");
-        assert_eq!(SemanticConfig::default().eligible(&request), expected, "{extra}");
+        assert_eq!(SemanticConfig::default().eligible(&request, 3_600), expected, "{extra}");
     }
 
     #[test]
@@ -140,7 +280,11 @@ mod tests {
             ChatRequest::parse(&Bytes::from(format!(r#"{{"model":"m","messages":[{messages}]}}"#))).expect("valid")
         };
         let check = |messages: String, expected| {
-            assert_eq!(SemanticConfig::default().eligible(&parse(messages.clone())), Err(expected), "{messages}");
+            assert_eq!(
+                SemanticConfig::default().eligible(&parse(messages.clone()), 3_600),
+                Err(expected),
+                "{messages}"
+            );
         };
         check(r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}"#.into(), Ineligible::Media);
         check([r#"{"role":"user","content":"x"}"#; 9].join(","), Ineligible::TooManyTurns);

@@ -1,53 +1,93 @@
-//! The one decision of the semantic level: how likely a stored answer is right, and whether it may be served.
+//! What a request's neighbours say together: which stored answer is the likeliest, and the case for it in numbers.
 
-use crate::guard::{Verdict, Veto};
+use crate::pair::{Features, NARROWER, SLOT, WEIGHTIEST_UNMATCHED};
+use std::sync::Arc;
 
-/// The decision on one neighbour.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Decision {
-    /// Probability that the stored answer is right.
-    pub probability: f64,
-    pub admissible: bool,
-    pub veto: Option<Veto>,
+/// How many numbers a case has.
+pub const CASE_COUNT: usize = 9;
+
+/// What each number of a case is.
+pub const CASE_NAMES: [&str; CASE_COUNT] = [
+    "constant",
+    "cosine",
+    "pair score",
+    "margin to another answer",
+    "share of neighbours with the answer",
+    "weight of neighbours with the answer",
+    "weightiest unmatched word",
+    "slot",
+    "narrower",
+];
+
+/// The numbers of a case that say how the prompts differ in form.
+pub const CASE_FORM: std::ops::Range<usize> = 7..9;
+
+/// Names a stored answer: the generation that made it.
+pub type AnswerId = Arc<str>;
+
+/// A stored prompt near the asked one that no rule objects to.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    /// The answer that it points to.
+    pub answer: AnswerId,
+    pub cosine: f32,
+    pub features: Features,
+    /// The pair model's score.
+    pub score: f64,
+    /// What labels have taught of the answer.
+    pub effect: f64,
 }
 
-/// Threshold and logistic curve of one verdict. The curves go through the shares of pairs with the same answer that were
-/// measured on 3,900 Quora question pairs by bands of cosine (docs/semantic-cache.md); labels missing there count as
-/// wrong, so they are on the low side.
-struct Curve {
-    cosine_min: f32,
-    even_odds: f64,
-    slope: f64,
+/// The case for one stored answer.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub answer: AnswerId,
+    /// Of the nearest prompt with this answer.
+    pub cosine: f32,
+    pub numbers: [f64; CASE_COUNT],
+    /// Every answer among the neighbours that no rule objects to, this one first.
+    pub answers: Vec<AnswerId>,
 }
 
-const SAME_WORDS: Curve = Curve { cosine_min: 0.90, even_odds: 0.867, slope: 23.0 };
-const REWORDED: Curve = Curve { cosine_min: 0.88, even_odds: 0.785, slope: 16.0 };
+/// A margin to no other answer, and the most that counts.
+const MARGIN_MAX: f64 = 4.0;
 
-/// Decides on a neighbour with this cosine and verdict.
-pub fn decide(cosine: f32, verdict: Verdict) -> Decision {
-    let curve = match verdict {
-        Verdict::Vetoed(veto) => return Decision { probability: 0.0, admissible: false, veto: Some(veto) },
-        Verdict::SameWords => SAME_WORDS,
-        Verdict::Reworded => REWORDED,
-    };
-    let probability = 1.0 / (1.0 + (-curve.slope * (f64::from(cosine) - curve.even_odds)).exp());
-    Decision { probability, admissible: cosine >= curve.cosine_min, veto: None }
+impl Candidate {
+    fn rank(&self) -> f64 {
+        10.0 * (f64::from(self.cosine) - 0.85) + 0.5 * self.score + self.effect
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_closer_neighbour_is_never_less_likely_and_a_veto_always_counts(a in -1.0f32..1.0, b in -1.0f32..1.0) {
-            let (low, high) = (a.min(b), a.max(b));
-            for verdict in [Verdict::SameWords, Verdict::Reworded] {
-                let (far, near) = (decide(low, verdict), decide(high, verdict));
-                prop_assert!(far.probability <= near.probability && far.admissible <= near.admissible);
-            }
-            prop_assert!(!decide(1.0, Verdict::Vetoed(Veto::Numbers)).admissible);
+/// Makes the case for the best answer among candidates. `None` where there is none.
+pub(crate) fn make_case(candidates: &[Candidate]) -> Option<Case> {
+    let best = candidates.iter().reduce(|best, other| if other.rank() > best.rank() { other } else { best })?;
+    let agrees = |candidate: &&Candidate| candidate.answer == best.answer;
+    let others = || candidates.iter().filter(|candidate| candidate.answer != best.answer);
+    let margin = others().map(|other| best.rank() - other.rank()).fold(MARGIN_MAX, f64::min);
+    let share = candidates.iter().filter(agrees).count() as f64 / candidates.len() as f64;
+    let pull = |candidate: &Candidate| (candidate.rank() - best.rank()).exp();
+    let (with, against): (f64, f64) = (candidates.iter().filter(agrees).map(pull).sum(), others().map(pull).sum());
+    let mut answers = vec![Arc::clone(&best.answer)];
+    for candidate in candidates {
+        if !answers.contains(&candidate.answer) {
+            answers.push(Arc::clone(&candidate.answer));
         }
     }
+    let feature = |at: usize| f64::from(best.features[at]);
+    Some(Case {
+        answer: Arc::clone(&best.answer),
+        cosine: best.cosine,
+        numbers: [
+            1.0,
+            10.0 * (f64::from(best.cosine) - 0.85),
+            best.score,
+            margin,
+            share,
+            (with / (against + 0.3)).ln(),
+            feature(WEIGHTIEST_UNMATCHED),
+            feature(SLOT),
+            feature(NARROWER),
+        ],
+        answers,
+    })
 }

@@ -5,43 +5,44 @@ use crate::lexicon::LEXICON;
 use crate::text::{Reading, Word};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
 
 /// Why a stored answer may not serve a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Veto {
-    /// Different numbers, or the same in another order.
+    /// Different numbers, dates or versions, or the same in another order.
     Numbers,
     /// Different units, currencies, days or times.
     Units,
     /// One says not.
     Negation,
-    /// An antonym, or the two sides of a relation exchanged.
+    /// An antonym, a comparative turned round, or the two sides of a relation exchanged.
     Direction,
     /// The same words in another order.
     WordOrder,
     /// A name that only one of them has.
     Entities,
-    /// One asks who, why, when or where and the other does not.
-    Question,
     /// Different quotations, code, formulas, URLs or identifiers.
     Literals,
-    /// One word of an otherwise equal sentence exchanged.
-    Slot,
-    /// One asks the same with a condition more.
-    Scope,
+    /// Letters of different scripts.
+    Language,
 }
 
-/// What the guard makes of two prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// They must not share an answer.
-    Vetoed(Veto),
-    /// Each has weighty words that the other lacks, and no rule objects.
-    Reworded,
-    /// They say the same words, fillers and synonyms aside.
-    SameWords,
+/// How two prompts differ in form, where no rule objects: what is no reason to refuse is evidence all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Form {
+    /// One asks who, why, when or where and the other does not.
+    pub asks_otherwise: bool,
+    /// One run of words of an otherwise equal sentence is exchanged: the usual form of a parameter.
+    pub is_slot: bool,
+    /// One asks the same with a condition more.
+    pub is_narrower: bool,
+    pub numbers_differ: bool,
+    pub units_differ: bool,
+    pub negations_differ: bool,
+    pub turns_round: bool,
+    pub names_differ: bool,
+    pub literals_differ: bool,
 }
 
 impl Veto {
@@ -54,77 +55,96 @@ impl Veto {
             Self::Direction => "direction",
             Self::WordOrder => "word_order",
             Self::Entities => "entities",
-            Self::Question => "question",
             Self::Literals => "literals",
-            Self::Slot => "slot",
-            Self::Scope => "scope",
+            Self::Language => "language",
         }
     }
 }
 
-/// Compares prompts by form; knows the embedder's vocabulary, whose absence marks a word as rare.
-#[derive(Debug, Clone)]
-pub struct Guard {
-    vocabulary: Arc<HashSet<String>>,
+/// Compares a prompt with the one that a stored answer was made for. What contradicts, such as another number, is
+/// refused; what only one of them says, and words turned round, only where the rest agrees: in prompts that are
+/// worded otherwise throughout it says little.
+///
+/// # Errors
+/// With the first rule that objects.
+pub(crate) fn compare(a: &Reading, b: &Reading) -> Result<Form, Veto> {
+    if a.script != b.script {
+        return Err(Veto::Language);
+    }
+    let difference = Difference::between(a, b);
+    let (near, copy) = (difference.is_near(), difference.is_copy());
+    let literals = Own::between(&a.literals, &b.literals);
+    let numbers = Own::between(&counted(&a.numbers), &counted(&b.numbers));
+    let units = Own::between(&units(a), &units(b));
+    let names = Own { a: has_lone_name(a, b), b: has_lone_name(b, a) };
+    let form = Form {
+        asks_otherwise: questions(a) != questions(b),
+        is_slot: difference.is_slot(),
+        is_narrower: difference.is_narrower(),
+        numbers_differ: a.numbers != b.numbers,
+        units_differ: units.any(),
+        negations_differ: negations(a) != negations(b),
+        turns_round: has_antonyms(a, b) || is_exchanged(a, b) || persons(a) != persons(b),
+        names_differ: names.any(),
+        literals_differ: literals.any() || a.operators != b.operators,
+    };
+    let rules = [
+        (Veto::Literals, literals.both() || copy && form.literals_differ),
+        (Veto::Numbers, numbers.both() || copy && form.numbers_differ),
+        (Veto::Units, units.both() || copy && form.units_differ),
+        (Veto::Negation, copy && form.negations_differ),
+        (Veto::Direction, near && form.turns_round),
+        (Veto::Entities, names.both() || copy && form.names_differ),
+        (Veto::WordOrder, is_reordered(a, b)),
+    ];
+    match rules.into_iter().find(|(_, applies)| *applies) {
+        Some((veto, _)) => Err(veto),
+        None => Ok(form),
+    }
 }
 
-impl Guard {
-    /// A guard for an embedder with this vocabulary of lower-case words.
-    pub fn new(vocabulary: Arc<HashSet<String>>) -> Self {
-        Self { vocabulary }
+/// A name or rare word of `a` that `b` lacks.
+fn has_lone_name(a: &Reading, b: &Reading) -> bool {
+    let same = |x: &Word, y: &Word| x.is_form_of(y) || (!x.name_like && x.is_synonym_of(y));
+    let lone = |word: &Word| !b.words.iter().any(|other| same(word, other));
+    let misspelt = |word: &Word| b.words.iter().any(|other| word.is_misspelling_of(other));
+    let is_name = |word: &Word| word.name_like || (word.is_rare() && !misspelt(word));
+    a.words.iter().any(|word| word.is_content && is_name(word) && lone(word))
+}
+
+/// Who has something that the other lacks.
+#[derive(Clone, Copy)]
+struct Own {
+    a: bool,
+    b: bool,
+}
+
+impl Own {
+    fn between<T: Ord>(a: &BTreeSet<T>, b: &BTreeSet<T>) -> Self {
+        Self { a: a.difference(b).next().is_some(), b: b.difference(a).next().is_some() }
     }
 
-    /// Compares a prompt with the one that a stored answer was made for.
-    pub fn compare(&self, asked: &str, stored: &str) -> Verdict {
-        let (a, b) = (Reading::of(asked), Reading::of(stored));
-        let difference = Difference::between(&a, &b);
-        let rules: [(Veto, bool); 10] = [
-            (Veto::Literals, a.literals != b.literals || a.operators != b.operators),
-            (Veto::Question, questions(&a) != questions(&b)),
-            (Veto::Numbers, a.numbers != b.numbers),
-            (Veto::Units, units(&a) != units(&b)),
-            (Veto::Negation, negations(&a) != negations(&b)),
-            (Veto::Direction, has_antonyms(&a, &b) || is_exchanged(&a, &b)),
-            (Veto::Entities, self.has_lone_name(&a, &b) || self.has_lone_name(&b, &a)),
-            (Veto::WordOrder, is_reordered(&a, &b)),
-            (Veto::Slot, difference.is_slot()),
-            (Veto::Scope, difference.is_scope()),
-        ];
-        match rules.into_iter().find(|(_, applies)| *applies) {
-            Some((veto, _)) => Verdict::Vetoed(veto),
-            None if difference.only_a > 0 => Verdict::Reworded,
-            None => Verdict::SameWords,
-        }
+    fn both(self) -> bool {
+        self.a && self.b
     }
 
-    /// A name or rare word of `a` that `b` lacks.
-    fn has_lone_name(&self, a: &Reading, b: &Reading) -> bool {
-        let same = |x: &Word, y: &Word| x.text == y.text || x.stem == y.stem || (!x.name_like && are_synonyms(x, y));
-        let lone = |word: &&Word| !b.words.iter().any(|other| same(word, other));
-        a.words
-            .iter()
-            .filter(|word| word.is_content() && (word.name_like || self.is_rare(word)))
-            .any(|word| lone(&word))
+    fn any(self) -> bool {
+        self.a || self.b
     }
+}
 
-    fn is_rare(&self, word: &Word) -> bool {
-        let known = |text: &str| self.vocabulary.contains(text);
-        let alphabetic = word.text.chars().all(char::is_alphabetic);
-        let listed = word.is_filler() || !LEXICON.synonym_rows(&word.text).is_empty();
-        alphabetic
-            && !listed
-            && word.text.chars().count() >= 3
-            && !known(&word.text)
-            && !known(&word.stem)
-            && !known(&format!("{}e", word.stem))
-    }
+/// Numbers, each with how often it was said before.
+fn counted(numbers: &[String]) -> BTreeSet<(&str, usize)> {
+    let before = |at: usize| numbers[..at].iter().filter(|number| **number == numbers[at]).count();
+    numbers.iter().enumerate().map(|(at, number)| (number.as_str(), before(at))).collect()
 }
 
 /// Every unit, currency or time named, by its row in the table.
 fn units(reading: &Reading) -> BTreeSet<usize> {
     let named = |text: &str| LEXICON.unit(text);
     let signs = reading.signs.iter().filter_map(|sign| named(sign.encode_utf8(&mut [0; 4])));
-    reading.words.iter().filter_map(|word| named(&word.text)).chain(signs).collect()
+    let is_time = |word: &&Word| word.follows_number || !["am", "pm"].contains(&word.text.as_str());
+    reading.words.iter().filter(is_time).filter_map(|word| named(&word.text)).chain(signs).collect()
 }
 
 /// Question words that cannot stand for each other; what, which and how often can.
@@ -139,27 +159,35 @@ fn negations(reading: &Reading) -> usize {
 
 /// Opposites among the words that only one side has.
 fn has_antonyms(a: &Reading, b: &Reading) -> bool {
-    let only = |this: &Reading, other: &Reading| -> Vec<Word> {
-        let missing = |word: &&Word| !other.words.iter().any(|known| known.text == word.text);
-        this.words.iter().filter(missing).cloned().collect()
-    };
     let (only_a, only_b) = (only(a, b), only(b, a));
-    let opposite = |x: &Word, y: &Word| {
-        let forms = |word: &Word| [word.text.clone(), word.stem.clone()];
-        let listed = forms(x).iter().any(|x| forms(y).iter().any(|y| LEXICON.are_antonyms(x, y)));
-        let negated = |long: &str, short: &str| {
-            long.strip_suffix(short).is_some_and(|prefix| LEXICON.negative_prefixes.contains(prefix)) && short.len() > 3
-        };
-        listed
-            || negated(&x.text, &y.text)
-            || negated(&y.text, &x.text)
-            || negated(&x.stem, &y.stem)
-            || negated(&y.stem, &x.stem)
+    let is_negated = |long: &str, short: &str| {
+        let prefix = long.strip_suffix(short).filter(|_| short.len() > 3);
+        prefix.is_some_and(|prefix| LEXICON.negative_prefixes.contains(prefix))
     };
-    let says = |words: &[Word], list: &HashSet<&str>| words.iter().any(|word| list.contains(word.text.as_str()));
+    let opposite = |x: &Word, y: &Word| {
+        let forms = [(&x.text, &y.text), (&x.text, &y.stem), (&x.stem, &y.text), (&x.stem, &y.stem)];
+        forms.into_iter().any(|(x, y)| LEXICON.are_antonyms(x, y))
+            || [(&x.text, &y.text), (&x.stem, &y.stem)].into_iter().any(|(x, y)| is_negated(x, y) || is_negated(y, x))
+    };
+    let says = |words: &[&Word], list: &HashSet<&str>| words.iter().any(|word| list.contains(word.text.as_str()));
     only_a.iter().any(|x| only_b.iter().any(|y| opposite(x, y)))
         || (says(&only_a, &LEXICON.switching_on) && says(&only_b, &LEXICON.switching_off))
         || (says(&only_b, &LEXICON.switching_on) && says(&only_a, &LEXICON.switching_off))
+}
+
+/// Who is spoken of by pronouns, in order: `he … her` against `she … him` is somebody else's question.
+fn persons(reading: &Reading) -> Vec<char> {
+    let person = |word: &Word| match word.text.as_str() {
+        "he" | "him" | "his" | "himself" => Some('m'),
+        "she" | "her" | "hers" | "herself" => Some('f'),
+        _ => None,
+    };
+    reading.words.iter().filter_map(person).collect()
+}
+
+/// The words of `this` that `other` lacks.
+fn only<'a>(this: &'a Reading, other: &Reading) -> Vec<&'a Word> {
+    this.words.iter().filter(|word| !other.words.iter().any(|known| known.text == word.text)).collect()
 }
 
 /// The other side of a relation exchanged: `from A to B` against `from B to A`, `A before B` against `B before A`.
@@ -168,7 +196,7 @@ fn is_exchanged(a: &Reading, b: &Reading) -> bool {
         let mut found = Vec::new();
         for (at, word) in reading.words.iter().enumerate() {
             if LEXICON.directions.contains(word.text.as_str())
-                && let Some(side) = reading.words[at + 1..].iter().find(|word| word.is_content())
+                && let Some(side) = reading.words[at + 1..].iter().find(|word| word.is_content)
             {
                 found.push((word.text.clone(), side.stem.clone()));
             }
@@ -184,24 +212,27 @@ fn is_exchanged(a: &Reading, b: &Reading) -> bool {
     })
 }
 
-/// The same content words, arranged so that they can mean something else.
-fn is_reordered(a: &Reading, b: &Reading) -> bool {
-    let common = |this: &Reading, other: &Reading| -> Vec<usize> {
-        let has = |stem: &str| other.words.iter().any(|word| word.is_weighty() && word.stem == stem);
-        let words = this.words.iter().enumerate();
-        words.filter(|(_, word)| word.is_weighty() && has(&word.stem)).map(|(at, _)| at).collect()
+/// The same words throughout, arranged so that they can mean something else.
+fn is_reordered<'a>(a: &'a Reading, b: &'a Reading) -> bool {
+    let said = |reading: &'a Reading| -> Vec<&'a str> {
+        let words = reading.words.iter().map(|word| word.text.as_str());
+        let mut said: Vec<&str> = words.filter(|word| !DETERMINERS.contains(word)).collect();
+        said.sort_unstable();
+        said
     };
-    let (places_a, places_b) = (common(a, b), common(b, a));
-    let stems = |reading: &Reading, places: &[usize]| -> Vec<String> {
-        places.iter().map(|at| reading.words[*at].stem.clone()).collect()
+    if said(a) != said(b) {
+        return false;
+    }
+    let places = |reading: &Reading| -> Vec<usize> {
+        let words = reading.words.iter().enumerate();
+        words.filter(|(_, word)| word.is_weighty()).map(|(at, _)| at).collect()
+    };
+    let (places_a, places_b) = (places(a), places(b));
+    let stems = |reading: &'a Reading, places: &[usize]| -> Vec<&'a str> {
+        places.iter().map(|at| reading.words[*at].stem.as_str()).collect()
     };
     let (in_a, in_b) = (stems(a, &places_a), stems(b, &places_b));
-    let (mut sorted_a, mut sorted_b) = (in_a.clone(), in_b.clone());
-    sorted_a.sort_unstable();
-    sorted_b.sort_unstable();
-    let weighty = |reading: &Reading| reading.words.iter().filter(|word| word.is_weighty()).count();
-    let unmatched = weighty(a) + weighty(b) - in_a.len() - in_b.len();
-    if sorted_a != sorted_b || in_a == in_b || unmatched > 1 {
+    if in_a == in_b {
         return false;
     }
     match moved_block(&in_a, &in_b) {
@@ -219,7 +250,7 @@ fn is_reordered(a: &Reading, b: &Reading) -> bool {
 }
 
 /// The two adjacent ranges of `a` whose exchange makes it `b`, if there are such.
-fn moved_block(a: &[String], b: &[String]) -> Option<(std::ops::Range<usize>, std::ops::Range<usize>)> {
+fn moved_block(a: &[&str], b: &[&str]) -> Option<(std::ops::Range<usize>, std::ops::Range<usize>)> {
     let start = a.iter().zip(b).position(|(x, y)| x != y)?;
     let same_tail = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
     let end = a.len() - same_tail;
@@ -273,19 +304,20 @@ struct Difference {
 const LONG_WORDS: usize = 30;
 
 impl Difference {
-    fn between(a: &Reading, b: &Reading) -> Self {
-        let weighty = |reading: &Reading| -> Vec<Word> {
-            reading.words.iter().filter(|word| word.is_weighty()).cloned().collect()
-        };
+    fn between<'a>(a: &'a Reading, b: &'a Reading) -> Self {
+        let slip = |x: &Word, y: &Word| x.is_misspelling_of(y);
         let (a, b) = (weighty(a), weighty(b));
-        let same = |x: &Word, y: &Word| x.text == y.text || x.stem == y.stem || are_synonyms(x, y);
+        let same = |x: &Word, y: &Word| x.is_form_of(y) || x.is_synonym_of(y);
         let mut taken = vec![false; b.len()];
-        let mut own_a = Vec::new();
-        for (at, word) in a.iter().enumerate() {
-            match (0..b.len()).find(|other| !taken[*other] && same(word, &b[*other])) {
-                Some(other) => taken[other] = true,
-                None => own_a.push(at),
-            }
+        let mut own_a: Vec<usize> = (0..a.len()).collect();
+        for alike in [&same as &dyn Fn(&Word, &Word) -> bool, &slip] {
+            own_a.retain(|at| match (0..b.len()).find(|other| !taken[*other] && alike(a[*at], b[*other])) {
+                Some(other) => {
+                    taken[other] = true;
+                    false
+                }
+                None => true,
+            });
         }
         let own_b: Vec<usize> = (0..b.len()).filter(|at| !taken[*at]).collect();
         let neighbours_agree = |x: Option<&Word>, y: Option<&Word>| match (x, y) {
@@ -295,13 +327,25 @@ impl Difference {
         };
         let exchanged = match (run(&own_a), run(&own_b)) {
             (Some((from_a, to_a)), Some((from_b, to_b))) => {
-                let before = |words: &[Word], from: usize| from.checked_sub(1).map(|at| words[at].clone());
-                neighbours_agree(before(&a, from_a).as_ref(), before(&b, from_b).as_ref())
-                    && neighbours_agree(a.get(to_a + 1), b.get(to_b + 1))
+                let at = |words: &[&'a Word], at: Option<usize>| at.and_then(|at| words.get(at).copied());
+                neighbours_agree(at(&a, from_a.checked_sub(1)), at(&b, from_b.checked_sub(1)))
+                    && neighbours_agree(at(&a, Some(to_a + 1)), at(&b, Some(to_b + 1)))
             }
             _ => false,
         };
         Self { only_a: own_a.len(), only_b: own_b.len(), matched: a.len() - own_a.len(), exchanged }
+    }
+
+    /// The shorter says all but one of its weighty words as the longer does.
+    fn is_near(&self) -> bool {
+        let fewer = self.only_a.min(self.only_b);
+        fewer == 0 || (fewer == 1 && self.matched > 0)
+    }
+
+    /// Each says all but one of its weighty words as the other does.
+    fn is_copy(&self) -> bool {
+        let more = self.only_a.max(self.only_b);
+        more == 0 || (more == 1 && self.matched > 0)
     }
 
     /// Something exchanged between equal neighbours while the rest agrees: the usual form of a parameter.
@@ -311,7 +355,7 @@ impl Difference {
     }
 
     /// One side says all the other says, and something more that is not a filler; in a long text, any difference.
-    fn is_scope(&self) -> bool {
+    fn is_narrower(&self) -> bool {
         let differs = self.only_a + self.only_b > 0;
         (self.only_a == 0) != (self.only_b == 0) || (differs && self.matched >= LONG_WORDS)
     }
@@ -323,31 +367,28 @@ fn run(positions: &[usize]) -> Option<(usize, usize)> {
     (last - first + 1 == positions.len()).then_some((first, last))
 }
 
-fn are_synonyms(x: &Word, y: &Word) -> bool {
-    let rows = |word: &Word| [LEXICON.synonym_rows(&word.text), LEXICON.synonym_rows(&word.stem)].concat();
-    let of_y = rows(y);
-    rows(x).iter().any(|row| of_y.contains(row))
+/// The words of a prompt whose exchange can change what is asked.
+fn weighty(reading: &Reading) -> Vec<&Word> {
+    reading.words.iter().filter(|word| word.is_weighty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Words;
     use proptest::prelude::*;
 
     /// Enough common words for the sentences below; everything else is rare.
-    fn guard() -> Guard {
+    fn words() -> Words {
         let common = "how do does i reset change my password the what is can you turn on off dark mode cancel order not \
             convert miles kilometers to from flight report me money back refund policy for digital goods a of in email \
             address meeting at work tell about please weather like delivery take long shipping subscription user update";
-        Guard::new(Arc::new(common.split_whitespace().map(str::to_owned).collect()))
+        common.split_whitespace().map(|word| (word.to_owned(), 0.5)).collect()
     }
 
     #[track_caller]
     fn check(a: &str, b: &str, expected: Option<Veto>) {
-        let veto = |a: &str, b: &str| match guard().compare(a, b) {
-            Verdict::Vetoed(veto) => Some(veto),
-            Verdict::Reworded | Verdict::SameWords => None,
-        };
+        let veto = |a: &str, b: &str| compare(&Reading::of(a, &words()), &Reading::of(b, &words())).err();
         assert_eq!(veto(a, b), expected, "{a} | {b}");
         assert_eq!(veto(b, a), expected, "{b} | {a}");
     }
@@ -356,7 +397,6 @@ mod tests {
     fn every_rule_has_its_case() {
         check("Refund order 1234", "Refund order 1243", Some(Veto::Numbers));
         check("Is two enough?", "Is 2 enough?", None);
-        check("Why is the order late?", "When is the order late?", Some(Veto::Question));
         check("Meeting at 7 am", "Meeting at 7 pm", Some(Veto::Units));
         check("How do I cancel my order?", "How do I not cancel my order?", Some(Veto::Negation));
         check("Don't cancel my order", "Do not cancel my order", None);
@@ -367,8 +407,30 @@ mod tests {
         check("What is the weather in Paris?", "What is the weather in London?", Some(Veto::Entities));
         check("what is the weather in qorvast", "what is the weather in brimdel", Some(Veto::Entities));
         check("What does \"refund\" mean?", "What does \"order\" mean?", Some(Veto::Literals));
-        check("How do I change my password?", "How do I change my email?", Some(Veto::Slot));
-        check("What is the refund policy?", "What is the refund policy for digital goods?", Some(Veto::Scope));
+        check("Can he call her?", "Can she call him?", Some(Veto::Direction));
+        check(
+            "Who sees the report with just my user?",
+            "Who sees just the report with my user?",
+            Some(Veto::Direction),
+        );
+        check("Can I cancel my order?", "Можно отменить мой заказ?", Some(Veto::Language));
+    }
+
+    #[test]
+    fn what_is_no_reason_to_refuse_is_evidence() {
+        let form =
+            |a: &str, b: &str| compare(&Reading::of(a, &words()), &Reading::of(b, &words())).expect("no rule objects");
+        assert!(form("Why is the order late?", "When is the order late?").asks_otherwise);
+        assert!(form("How do I change my password?", "How do I change my email?").is_slot);
+        assert!(form("What is the refund policy?", "What is the refund policy for digital goods?").is_narrower);
+        let reworded = form("Can I reset the password?", "I do not like my password, change order please");
+        assert!(reworded.negations_differ && !reworded.is_slot);
+    }
+
+    #[test]
+    fn a_slip_of_the_keyboard_is_no_name_and_two_unknown_words_are() {
+        check("Can I cancel my subscription?", "Can I cancel my subscripton?", None);
+        check("Does the zentro report the order?", "Does the zentra report the order?", Some(Veto::Entities));
     }
 
     #[test]
@@ -384,16 +446,16 @@ mod tests {
             first in "[a-z]{2,4}[bcdfgklmnprtvz][aeiou][a-z]{2,5}", second in "[a-z]{2,4}[bcdfgklmnprtvz][aeiou][a-z]{2,5}",
             n in 0u32..100_000, m in 0u32..100_000, capital in any::<bool>(),
         ) {
-            let guard = guard();
+            let words = words();
             let stemmer = rust_stemmers::Stemmer::create(rust_stemmers::Algorithm::English);
             prop_assume!(stemmer.stem(&first) != stemmer.stem(&second));
-            prop_assume!(!guard.vocabulary.contains(&first) && !guard.vocabulary.contains(&second));
+            prop_assume!(!words.contains_key(&first) && !words.contains_key(&second));
             let name = |text: &str| if capital { text[..1].to_uppercase() + &text[1..] } else { text.to_owned() };
             for (a, b) in [("what is the weather like in {}", "tell me about the weather in {} please"),
                            ("how long does shipping to {} take", "delivery to {} how long"),
                            ("can i cancel the order of {}", "how do i cancel my order for {}")] {
                 let (x, y) = (a.replace("{}", &name(&first)), b.replace("{}", &name(&second)));
-                let vetoed = |x: &str, y: &str| matches!(guard.compare(x, y), Verdict::Vetoed(_));
+                let vetoed = |x: &str, y: &str| compare(&Reading::of(x, &words), &Reading::of(y, &words)).is_err();
                 prop_assert!(vetoed(&x, &y), "{} | {}", x, y);
                 prop_assert_eq!(n != m, vetoed(&a.replace("{}", &n.to_string()), &a.replace("{}", &m.to_string())));
             }

@@ -2,17 +2,34 @@
 
 use crate::lexicon::LEXICON;
 use rust_stemmers::{Algorithm, Stemmer};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// One word of a prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Word {
     /// Lower-case, without possessive.
     pub text: String,
     pub stem: String,
     /// Written like a name: a capital inside a sentence, several capitals, or letters and digits mixed.
     pub name_like: bool,
+    /// Carries meaning of its own.
+    pub is_content: bool,
+    pub is_filler: bool,
+    /// Stands behind a number, as units do.
+    pub follows_number: bool,
+    /// Rows of words that may stand for it.
+    pub synonyms: Vec<usize>,
+    /// The embedder knows it as one piece.
+    pub is_known: bool,
+    /// How much it says, 0 to 1.
+    pub weight: f32,
 }
+
+/// Words that an embedder knows, lower-case, each with how much it says, 0 to 1.
+pub type Words = HashMap<String, f32>;
+
+/// What a word says that the embedder does not know, and a number.
+pub(crate) const RARE: f32 = 1.0;
 
 /// A prompt taken apart.
 #[derive(Debug, Clone, Default)]
@@ -26,29 +43,123 @@ pub(crate) struct Reading {
     pub operators: String,
     /// Signs of currency and percent.
     pub signs: BTreeSet<char>,
+    /// What most letters are written in.
+    pub script: Script,
+}
+
+/// A family of letters, told apart by the blocks of Unicode.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Script {
+    /// No letters at all.
+    #[default]
+    None,
+    Latin,
+    Greek,
+    Cyrillic,
+    Hebrew,
+    Arabic,
+    Indic,
+    Thai,
+    Hangul,
+    Kana,
+    Han,
+    Other,
+}
+
+impl Script {
+    fn of(prompt: &str) -> Self {
+        let mut counts = [(0usize, Self::None); 11];
+        for letter in prompt.chars().filter(|c| c.is_alphabetic()) {
+            let script = Self::of_letter(letter);
+            counts[script as usize - 1] = (counts[script as usize - 1].0 + 1, script);
+        }
+        counts.into_iter().max().map_or(Self::None, |(_, script)| script)
+    }
+
+    fn of_letter(letter: char) -> Self {
+        match u32::from(letter) {
+            0..=0x24f | 0x1e00..=0x1eff => Self::Latin,
+            0x370..=0x3ff | 0x1f00..=0x1fff => Self::Greek,
+            0x400..=0x52f => Self::Cyrillic,
+            0x590..=0x5ff => Self::Hebrew,
+            0x600..=0x77f => Self::Arabic,
+            0x900..=0xdff => Self::Indic,
+            0xe00..=0xe7f => Self::Thai,
+            0x1100..=0x11ff | 0xac00..=0xd7af => Self::Hangul,
+            0x3040..=0x30ff => Self::Kana,
+            0x3400..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x3ffff => Self::Han,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Word {
-    /// True where the word carries meaning of its own.
-    pub(crate) fn is_content(&self) -> bool {
-        !LEXICON.stopwords.contains(self.text.as_str())
+    fn new(text: String, stem: String, (name_like, follows_number): (bool, bool), words: &Words) -> Self {
+        let is_filler = LEXICON.fillers.contains(text.as_str()) || LEXICON.fillers.contains(stem.as_str());
+        let mut synonyms = LEXICON.synonym_rows(&text).to_vec();
+        if stem != text {
+            synonyms.extend_from_slice(LEXICON.synonym_rows(&stem));
+        }
+        let weight = words.get(&text).or_else(|| words.get(&stem)).copied();
+        Self {
+            is_content: !LEXICON.stopwords.contains(text.as_str()),
+            is_known: weight.is_some() || words.contains_key(&format!("{stem}e")),
+            weight: weight.unwrap_or(RARE),
+            is_filler,
+            follows_number,
+            synonyms,
+            text,
+            stem,
+            name_like,
+        }
+    }
+
+    /// True where nobody knows the word: it may be a name in small letters.
+    pub(crate) fn is_rare(&self) -> bool {
+        let alphabetic = self.text.chars().all(char::is_alphabetic);
+        let listed = self.is_filler || !self.synonyms.is_empty();
+        alphabetic && !listed && !self.is_known && self.text.chars().count() >= 3
+    }
+
+    /// True where one of two longer words, which nobody knows, is the other, which is known, but for a slip of the
+    /// keyboard. Two unknown words may be names, and so may two known ones.
+    pub(crate) fn is_misspelling_of(&self, other: &Self) -> bool {
+        let (a, b) = (self.text.as_str(), other.text.as_str());
+        let slips = match a.len().min(b.len()) {
+            0..=4 => return false,
+            5..=8 => 1,
+            _ => 2,
+        };
+        let may_be = !self.name_like && !other.name_like && self.is_known != other.is_known;
+        may_be && a.len().abs_diff(b.len()) <= slips && strsim::osa_distance(a, b) <= slips
     }
 
     /// True where exchanging the word can change what is asked.
     pub(crate) fn is_weighty(&self) -> bool {
-        self.is_content() && !self.is_filler()
+        self.is_content && !self.is_filler
     }
 
-    pub(crate) fn is_filler(&self) -> bool {
-        LEXICON.fillers.contains(self.text.as_str()) || LEXICON.fillers.contains(self.stem.as_str())
+    /// True where either may stand for the other.
+    pub(crate) fn is_synonym_of(&self, other: &Self) -> bool {
+        self.synonyms.iter().any(|row| other.synonyms.contains(row))
+    }
+
+    /// True where both are forms of one word.
+    pub(crate) fn is_form_of(&self, other: &Self) -> bool {
+        self.stem == other.stem || self.text == other.text
     }
 }
 
 impl Reading {
-    pub(crate) fn of(prompt: &str) -> Self {
+    pub(crate) fn of(prompt: &str, words: &Words) -> Self {
         let stemmer = Stemmer::create(Algorithm::English);
-        let mut reading = Self { literals: quoted(prompt), operators: operators(prompt), ..Self::default() };
-        let mut starts_sentence = true;
+        let mut reading = Self {
+            literals: quoted(prompt),
+            operators: operators(prompt),
+            script: Script::of(prompt),
+            ..Self::default()
+        };
+        let (mut starts_sentence, mut follows_number) = (true, false);
         for raw in prompt.split_whitespace() {
             let trimmed = raw.trim_matches(|c: char| !c.is_alphanumeric() && !"$€£¥%+#".contains(c));
             reading.signs.extend(trimmed.chars().filter(|c| "$€£¥%".contains(*c)));
@@ -56,15 +167,17 @@ impl Reading {
                 reading.literals.insert(trimmed.to_lowercase());
             }
             for piece in pieces(trimmed) {
-                reading.add(&piece, starts_sentence, &stemmer);
-                starts_sentence = false;
+                let numbers = reading.numbers.len();
+                reading.add(&piece, (starts_sentence, follows_number), (&stemmer, words));
+                (starts_sentence, follows_number) = (false, reading.numbers.len() > numbers);
             }
             starts_sentence = starts_sentence || raw.ends_with(['.', '!', '?', ':', '\n']);
         }
         reading
     }
 
-    fn add(&mut self, piece: &str, starts_sentence: bool, stemmer: &Stemmer) {
+    fn add(&mut self, piece: &str, place: (bool, bool), (stemmer, words): (&Stemmer, &Words)) {
+        let (starts_sentence, follows_number) = place;
         if let Some(number) = number(piece) {
             self.numbers.push(number);
             return;
@@ -80,7 +193,7 @@ impl Reading {
         let name_like = has_digit || shouted || (capitals == 1 && !starts_sentence && piece.chars().count() > 1);
         for text in expand(&lower) {
             let stem = stemmer.stem(&text).into_owned();
-            self.words.push(Word { stem, text, name_like });
+            self.words.push(Word::new(text, stem, (name_like, follows_number), words));
         }
     }
 }
@@ -183,7 +296,7 @@ mod tests {
 
     #[test]
     fn words_numbers_and_names_are_read_by_form() {
-        let reading = Reading::of("Don't send Vorland's 7pm order of $1,250.50 to B-52, ok?");
+        let reading = Reading::of("Don't send Vorland's 7pm order of $1,250.50 to B-52, ok?", &Words::new());
         let words: Vec<&str> = reading.words.iter().map(|word| word.text.as_str()).collect();
         assert_eq!(words, ["do", "not", "send", "vorland", "pm", "order", "of", "to", "b", "ok"]);
         assert_eq!(reading.numbers, ["7", "1250.50", "52"]);
@@ -193,7 +306,7 @@ mod tests {
 
     #[test]
     fn literals_are_quotes_and_identifiers() {
-        let reading = Reading::of("Why does `git pull` fail in src/main.rs with \"Permission denied\"?");
+        let reading = Reading::of("Why does `git pull` fail in src/main.rs with \"Permission denied\"?", &Words::new());
         let literals: Vec<&str> = reading.literals.iter().map(String::as_str).collect();
         assert_eq!(literals, ["git pull", "permission denied", "src/main.rs"]);
     }

@@ -1,8 +1,9 @@
-//! The cache's own file: stored answers and their vectors.
+//! The cache's own file: stored answers, the prompts that lead to them, and what labels taught.
 
 use crate::connection::{DatabaseError, open_pools};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqlitePool;
+use sqlx::{Sqlite, Transaction};
 use std::path::Path;
 
 static CACHE: Migrator = sqlx::migrate!("migrations/cache");
@@ -14,20 +15,79 @@ pub struct StoredAnswer {
     pub tenant_id: String,
     /// SHA-256 of the canonical request, 32 bytes.
     pub fingerprint: Vec<u8>,
-    /// The context tag, 32 bytes, where the answer may be found by meaning.
-    pub scope: Option<Vec<u8>>,
-    /// Identity of the embedder that made `vector`.
-    pub embedder: String,
-    /// Little-endian f32 values.
-    pub vector: Option<Vec<u8>>,
-    /// The text of the last user turn, for the guards; empty where there is no vector.
-    pub prompt: String,
     pub model: String,
     pub provider: String,
+    /// A JSON list of texts.
+    pub tags: String,
     /// The canonical reply as JSON.
     pub reply: String,
     pub created_ms: i64,
     pub expires_ms: i64,
+}
+
+/// One prompt that can be found by meaning.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct StoredPrompt {
+    /// The generation that asked it.
+    pub id: String,
+    pub tenant_id: String,
+    /// The context tag, 32 bytes.
+    pub scope: Vec<u8>,
+    /// Identity of the embedder that made the vectors.
+    pub embedder: String,
+    /// The text of the last user turn.
+    pub prompt: String,
+    /// Little-endian f32 values.
+    pub vector: Vec<u8>,
+    /// The user turns before, and their vector; empty where there are none.
+    pub earlier_prompt: String,
+    pub earlier_vector: Option<Vec<u8>>,
+    /// Stands for who asked.
+    pub principal: i64,
+    /// The stored answer that it leads to.
+    pub answer_id: String,
+    pub created_ms: i64,
+    pub expires_ms: i64,
+}
+
+/// Something that a label said of answers.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct StoredTie {
+    pub tenant_id: String,
+    pub kind: String,
+    pub a: String,
+    pub b: String,
+    pub created_ms: i64,
+}
+
+/// What was learned of the traffic of a tenant and policy.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct StoredJudge {
+    pub tenant_id: String,
+    pub policy: String,
+    pub embedder: String,
+    /// JSON.
+    pub state: String,
+    pub updated_ms: i64,
+}
+
+/// One change of the cache's file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CacheWrite {
+    Answer(StoredAnswer),
+    Prompt(StoredPrompt),
+    Tie(StoredTie),
+    Judge(StoredJudge),
+    /// Removes an answer and the prompts that lead to it.
+    Forget {
+        tenant_id: String,
+        answer_id: String,
+    },
+    /// Removes everything of a tenant, and begins a new epoch.
+    Epoch {
+        tenant_id: String,
+        epoch: i64,
+    },
 }
 
 /// The cache file; it may be deleted whenever the gateway is down.
@@ -53,30 +113,47 @@ impl CacheFile {
         Ok(Self { write, read })
     }
 
-    /// Stores answers in one transaction; an answer to the same request replaces the older one.
+    /// Makes changes in one transaction, in their order.
     ///
     /// # Errors
-    /// When the database refuses; then nothing of the batch is stored.
-    pub async fn store(&self, answers: &[StoredAnswer]) -> Result<(), DatabaseError> {
+    /// When the database refuses; then none of them is made.
+    pub async fn apply(&self, writes: &[CacheWrite]) -> Result<(), DatabaseError> {
         let mut transaction = self.write.begin().await?;
-        for a in answers {
-            let query = sqlx::query(
-                "INSERT INTO answers (id, tenant_id, fingerprint, scope, embedder, vector, prompt, model, provider,
-                 reply, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                 ON CONFLICT (tenant_id, fingerprint) DO UPDATE SET id = excluded.id, scope = excluded.scope,
-                 embedder = excluded.embedder, vector = excluded.vector, prompt = excluded.prompt,
-                 model = excluded.model, provider = excluded.provider, reply = excluded.reply,
-                 created_ms = excluded.created_ms, expires_ms = excluded.expires_ms",
-            );
-            let query = query.bind(&a.id).bind(&a.tenant_id).bind(&a.fingerprint).bind(&a.scope).bind(&a.embedder);
-            let query = query.bind(&a.vector).bind(&a.prompt).bind(&a.model).bind(&a.provider).bind(&a.reply);
-            query.bind(a.created_ms).bind(a.expires_ms).execute(&mut *transaction).await?;
+        for write in writes {
+            match write {
+                CacheWrite::Answer(answer) => store_answer(&mut transaction, answer).await?,
+                CacheWrite::Prompt(prompt) => store_prompt(&mut transaction, prompt).await?,
+                CacheWrite::Tie(tie) => store_tie(&mut transaction, tie).await?,
+                CacheWrite::Judge(judge) => store_judge(&mut transaction, judge).await?,
+                CacheWrite::Forget { tenant_id, answer_id } => {
+                    for statement in [
+                        "DELETE FROM prompts WHERE tenant_id = $1 AND answer_id = $2",
+                        "DELETE FROM answers WHERE tenant_id = $1 AND id = $2",
+                    ] {
+                        sqlx::query(statement).bind(tenant_id).bind(answer_id).execute(&mut *transaction).await?;
+                    }
+                }
+                CacheWrite::Epoch { tenant_id, epoch } => {
+                    for statement in [
+                        "DELETE FROM prompts WHERE tenant_id = $1",
+                        "DELETE FROM answers WHERE tenant_id = $1",
+                        "DELETE FROM ties WHERE tenant_id = $1",
+                    ] {
+                        sqlx::query(statement).bind(tenant_id).execute(&mut *transaction).await?;
+                    }
+                    let query = sqlx::query(
+                        "INSERT INTO epochs (tenant_id, epoch) VALUES ($1, $2)
+                         ON CONFLICT (tenant_id) DO UPDATE SET epoch = excluded.epoch",
+                    );
+                    query.bind(tenant_id).bind(epoch).execute(&mut *transaction).await?;
+                }
+            }
         }
         transaction.commit().await?;
         Ok(())
     }
 
-    /// The newest living answers, newest first.
+    /// The newest answers that are still there at `now_ms`, newest first.
     ///
     /// # Errors
     /// When the database refuses.
@@ -94,31 +171,117 @@ impl CacheFile {
         Ok(query.bind(tenant_id).bind(id).bind(now_ms).fetch_optional(&self.read).await?)
     }
 
-    /// The newest `rows_max` living answers that have a vector of this embedder, without their replies, oldest first.
+    /// The answers of a tenant that are still there, as id, model, tags and time, newest first.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn vectors(
+    pub async fn listed(&self, tenant_id: &str, now_ms: i64) -> Result<Vec<StoredAnswer>, DatabaseError> {
+        let query = sqlx::query_as(
+            "SELECT id, tenant_id, fingerprint, model, provider, tags, '' AS reply, created_ms, expires_ms
+             FROM answers WHERE tenant_id = $1 AND expires_ms > $2 ORDER BY created_ms DESC",
+        );
+        Ok(query.bind(tenant_id).bind(now_ms).fetch_all(&self.read).await?)
+    }
+
+    /// The newest `rows_max` living prompts of this embedder, oldest first.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn prompts(
         &self,
         embedder: &str,
         now_ms: i64,
         rows_max: i64,
-    ) -> Result<Vec<StoredAnswer>, DatabaseError> {
+    ) -> Result<Vec<StoredPrompt>, DatabaseError> {
         let query = sqlx::query_as(
-            "SELECT * FROM (SELECT id, tenant_id, fingerprint, scope, embedder, vector, prompt, model, provider,
-             '' AS reply, created_ms, expires_ms FROM answers
-             WHERE embedder = $1 AND vector IS NOT NULL AND scope IS NOT NULL AND expires_ms > $2
+            "SELECT * FROM (SELECT * FROM prompts WHERE embedder = $1 AND expires_ms > $2
              ORDER BY created_ms DESC LIMIT $3) ORDER BY created_ms",
         );
         Ok(query.bind(embedder).bind(now_ms).bind(rows_max).fetch_all(&self.read).await?)
     }
 
-    /// Deletes expired answers; returns how many.
+    /// Every tie, oldest first.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn sweep(&self, now_ms: i64) -> Result<u64, DatabaseError> {
+    pub async fn ties(&self, rows_max: i64) -> Result<Vec<StoredTie>, DatabaseError> {
+        let query =
+            sqlx::query_as("SELECT * FROM (SELECT * FROM ties ORDER BY created_ms DESC LIMIT $1) ORDER BY created_ms");
+        Ok(query.bind(rows_max).fetch_all(&self.read).await?)
+    }
+
+    /// Everything learned with this embedder.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn judges(&self, embedder: &str) -> Result<Vec<StoredJudge>, DatabaseError> {
+        let query = sqlx::query_as("SELECT * FROM judges WHERE embedder = $1");
+        Ok(query.bind(embedder).fetch_all(&self.read).await?)
+    }
+
+    /// The epoch of each tenant that ever began a new one.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn epochs(&self) -> Result<Vec<(String, i64)>, DatabaseError> {
+        Ok(sqlx::query_as("SELECT tenant_id, epoch FROM epochs").fetch_all(&self.read).await?)
+    }
+
+    /// Deletes what has expired, and ties older than `ties_before_ms`; returns how many answers.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn sweep(&self, now_ms: i64, ties_before_ms: i64) -> Result<u64, DatabaseError> {
+        sqlx::query("DELETE FROM prompts WHERE expires_ms <= $1").bind(now_ms).execute(&self.write).await?;
+        sqlx::query("DELETE FROM ties WHERE created_ms <= $1").bind(ties_before_ms).execute(&self.write).await?;
         let query = sqlx::query("DELETE FROM answers WHERE expires_ms <= $1");
         Ok(query.bind(now_ms).execute(&self.write).await?.rows_affected())
     }
+}
+
+type Writing<'a> = Transaction<'a, Sqlite>;
+
+async fn store_answer(transaction: &mut Writing<'_>, a: &StoredAnswer) -> Result<(), DatabaseError> {
+    let query = sqlx::query(
+        "INSERT INTO answers (id, tenant_id, fingerprint, model, provider, tags, reply, created_ms, expires_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (id) DO NOTHING",
+    );
+    let query = query.bind(&a.id).bind(&a.tenant_id).bind(&a.fingerprint).bind(&a.model).bind(&a.provider);
+    let query = query.bind(&a.tags).bind(&a.reply).bind(a.created_ms).bind(a.expires_ms);
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+async fn store_prompt(transaction: &mut Writing<'_>, p: &StoredPrompt) -> Result<(), DatabaseError> {
+    let query = sqlx::query(
+        "INSERT INTO prompts (id, tenant_id, scope, embedder, prompt, vector, earlier_prompt, earlier_vector,
+         principal, answer_id, created_ms, expires_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         ON CONFLICT (id) DO UPDATE SET answer_id = excluded.answer_id, expires_ms = excluded.expires_ms",
+    );
+    let query = query.bind(&p.id).bind(&p.tenant_id).bind(&p.scope).bind(&p.embedder).bind(&p.prompt).bind(&p.vector);
+    let query = query.bind(&p.earlier_prompt).bind(&p.earlier_vector).bind(p.principal).bind(&p.answer_id);
+    query.bind(p.created_ms).bind(p.expires_ms).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+async fn store_tie(transaction: &mut Writing<'_>, t: &StoredTie) -> Result<(), DatabaseError> {
+    let query = sqlx::query(
+        "INSERT INTO ties (tenant_id, kind, a, b, created_ms) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (tenant_id, kind, a, b) DO NOTHING",
+    );
+    let query = query.bind(&t.tenant_id).bind(&t.kind).bind(&t.a).bind(&t.b).bind(t.created_ms);
+    query.execute(&mut **transaction).await?;
+    Ok(())
+}
+
+async fn store_judge(transaction: &mut Writing<'_>, j: &StoredJudge) -> Result<(), DatabaseError> {
+    let query = sqlx::query(
+        "INSERT INTO judges (tenant_id, policy, embedder, state, updated_ms) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (tenant_id, policy, embedder) DO UPDATE SET state = excluded.state,
+         updated_ms = excluded.updated_ms",
+    );
+    let query = query.bind(&j.tenant_id).bind(&j.policy).bind(&j.embedder).bind(&j.state).bind(j.updated_ms);
+    query.execute(&mut **transaction).await?;
+    Ok(())
 }

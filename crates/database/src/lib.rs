@@ -8,7 +8,7 @@ mod keys;
 mod reconcile;
 mod tenants;
 
-pub use answers::{CacheFile, StoredAnswer};
+pub use answers::{CacheFile, CacheWrite, StoredAnswer, StoredJudge, StoredPrompt, StoredTie};
 pub use connection::{Database, DatabaseConfig, DatabaseError, Durability, cache_path, journal_path, sqlite_path};
 pub use generations::{Generation, Reservation};
 pub use keys::KeyRow;

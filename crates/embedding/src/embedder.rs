@@ -3,7 +3,7 @@
 use crate::library;
 use crate::model;
 use fastembed::TextEmbedding;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -46,7 +46,7 @@ struct Job {
 pub struct Embedder {
     jobs: mpsc::Sender<Job>,
     identity: Arc<str>,
-    vocabulary: Arc<HashSet<String>>,
+    words: Arc<HashMap<String, f32>>,
 }
 
 impl Embedder {
@@ -58,13 +58,13 @@ impl Embedder {
         let environment = library::environment()?;
         let (mut embedding, identity) = model::load(model, environment).map_err(EmbeddingError::Model)?;
         check_not_degenerate(&mut embedding)?;
-        let vocabulary = embedding.tokenizer.get_vocab(false).into_keys().collect();
+        let words = weigh(embedding.tokenizer.get_vocab(false));
         let (jobs, receiver) = mpsc::channel(QUEUE_MAX);
         std::thread::Builder::new()
             .name("embedder".to_owned())
             .spawn(move || work(&mut embedding, receiver))
             .map_err(|error| EmbeddingError::Model(format!("the embedding thread cannot start: {error}")))?;
-        Ok(Self { jobs, identity: identity.into(), vocabulary: Arc::new(vocabulary) })
+        Ok(Self { jobs, identity: identity.into(), words: Arc::new(words) })
     }
 
     /// Names the model and how it is used; vectors of two identities must not be compared.
@@ -72,9 +72,10 @@ impl Embedder {
         &self.identity
     }
 
-    /// The words that the model knows as one piece, lower-case.
-    pub fn vocabulary(&self) -> Arc<HashSet<String>> {
-        Arc::clone(&self.vocabulary)
+    /// The words that the model knows as one piece, lower-case, each with how much it says: near 0 for the commonest, 1
+    /// for the rarest.
+    pub fn words(&self) -> Arc<HashMap<String, f32>> {
+        Arc::clone(&self.words)
     }
 
     /// Computes the vector of a text.
@@ -131,6 +132,17 @@ fn compute(embedding: &mut TextEmbedding, texts: &[&str]) -> Result<Vec<Embedded
     let vectors = embedding.embed(texts, None).map_err(|error| failed(error.to_string()))?;
     let embedded = vectors.into_iter().zip(truncated);
     Ok(embedded.map(|(vector, truncated)| Embedded { vector: unit(vector), truncated }).collect())
+}
+
+/// Vocabularies list words by falling frequency, and by Zipf's law the logarithm of the rank goes with the information.
+fn weigh(vocabulary: HashMap<String, u32>) -> HashMap<String, f32> {
+    /// The commonest words differ less than their ranks.
+    const FLAT: f32 = 6.0;
+    let is_word = |text: &str| text.chars().count() > 1 && text.chars().all(char::is_alphabetic);
+    let mut words: Vec<(String, u32)> = vocabulary.into_iter().filter(|(text, _)| is_word(text)).collect();
+    words.sort_by_key(|(_, id)| *id);
+    let all = (words.len() as f32 + FLAT).ln();
+    words.into_iter().enumerate().map(|(rank, (text, _))| (text, (rank as f32 + FLAT).ln() / all)).collect()
 }
 
 fn unit(mut vector: Vec<f32>) -> Vec<f32> {

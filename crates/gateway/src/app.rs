@@ -2,10 +2,11 @@
 
 use crate::config::Config;
 use crate::flight::Flights;
+use crate::meaning::Audits;
 use crate::pressure::Pressure;
 use crate::session::Sessions;
 use axum::extract::FromRef;
-use cache::Cache;
+use cache::{Cache, CacheModel, CacheModelError};
 use catalog::NanoUsd;
 use database::{CacheFile, Database, DatabaseError, Durability, cache_path, journal_path, sqlite_path};
 use embedding::{Embedder, EmbeddingError};
@@ -29,6 +30,7 @@ pub struct App {
     pub(crate) predictor: Option<Arc<Predictor>>,
     pub(crate) flights: Flights,
     pub(crate) sessions: Sessions,
+    pub(crate) audits: Audits,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) stopping: Arc<AtomicBool>,
     /// Cancelled at the end of the grace time: streams still open say that they end.
@@ -95,6 +97,8 @@ pub enum StartError {
     Journal { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Predictor(#[from] PredictorError),
+    #[error("{0}")]
+    CacheModel(#[from] CacheModelError),
 }
 
 impl App {
@@ -125,6 +129,7 @@ impl App {
             embedder,
             flights: Flights::default(),
             sessions: Sessions::default(),
+            audits: Audits::default(),
             pressure: Pressure::start(),
             stopping: Arc::new(AtomicBool::new(false)),
             closing: CancellationToken::new(),
@@ -184,17 +189,18 @@ async fn open_cache(
     money: &Path,
     embedder: Option<&Embedder>,
     degraded: &mut Vec<(&'static str, String)>,
-) -> Result<Cache, DatabaseError> {
-    let known = || embedder.map(|embedder| (embedder.identity(), embedder.vocabulary()));
+) -> Result<Cache, StartError> {
+    let model = CacheModel::shipped()?;
+    let known = || embedder.map(|embedder| (embedder.identity(), embedder.words()));
     let opened = match CacheFile::open(&cache_path(money)).await {
-        Ok(file) => Cache::open(&config.cache, Some(file), known()).await,
+        Ok(file) => Cache::open(&config.cache, Some(file), known(), model.clone()).await,
         Err(error) => Err(error),
     };
     match opened {
         Ok(cache) => Ok(cache),
         Err(error) => {
             degraded.push(("the cache file", error.to_string()));
-            Cache::open(&config.cache, None, known()).await
+            Ok(Cache::open(&config.cache, None, known(), model).await?)
         }
     }
 }

@@ -7,6 +7,7 @@ mod connection;
 mod error;
 mod flight;
 mod http;
+mod meaning;
 mod pipeline;
 mod pressure;
 mod relay;

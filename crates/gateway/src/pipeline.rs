@@ -7,7 +7,7 @@ use crate::flight::{FlightKey, Follower};
 use crate::relay::{self, Job};
 use crate::served::{Head, Hit, Served};
 use crate::telemetry;
-use cache::Entry;
+use cache::{Entry, Fold, Owner};
 use catalog::{Billing, Catalog, NanoUsd, Resolved};
 use database::Generation;
 use ledger::{Bill, Caller, Settlement, now_ms};
@@ -17,9 +17,10 @@ use rand::Rng;
 use router::{Policy, Suffixes, Wanted};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A request with everything in it resolved.
+#[derive(Clone)]
 pub(crate) struct Asked {
     pub id: String,
     pub caller: Caller,
@@ -38,6 +39,15 @@ pub(crate) struct Asked {
     pub fingerprint: Digest,
     /// Where the semantic level may look, or why it may not.
     pub scope: Result<Digest, &'static str>,
+    /// Whose traffic teaches the semantic level what to serve.
+    pub owner: Owner,
+    /// Share of requests that may be answered wrongly: what the policy allows, and what this caller does.
+    pub policy_error_max: f64,
+    pub error_max: f64,
+    /// How long its answer may be kept.
+    pub ttl_s: u64,
+    /// Asked by the gateway itself.
+    pub is_shadow: bool,
     pub started: Instant,
 }
 
@@ -63,7 +73,7 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
     let asked = Arc::new(asked);
     let settlement = admit(app, &asked)?;
     if asked.reads_cache()
-        && let Some(entry) = app.cache.exact(&asked.fingerprint)
+        && let Some(entry) = app.cache.exact(&asked.fingerprint, Duration::ZERO)
         && asked.fits(&entry)
     {
         let served = hit(app, &asked, &entry, Hit::Exact, json!({"cache": {"level": "exact", "id": entry.id}}));
@@ -107,16 +117,37 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
     }
     let baseline = policy.as_ref().map_or_else(|| models[0].id.clone(), |policy| policy.baseline.clone());
     let quality = request.sluice.quality_min.map_or(String::new(), |quality| quality.to_string());
-    let identity = [caller.tenant(), &answerers(app, policy.as_deref(), &models), &quality];
-    let scope = match app.cache.rules().eligible(&request) {
+    let cache = app.cache.config();
+    let rules = cache.policy(policy.as_ref().map(|policy| policy.name.as_str()));
+    let epoch = app.cache.epoch(caller.tenant()).to_string();
+    let personal = if rules.personal { request.user.clone().unwrap_or_default() } else { String::new() };
+    let identity = [caller.tenant(), &answerers(app, policy.as_deref(), &models), &quality, &epoch, &personal];
+    let wanted = &request.sluice.cache;
+    let least = |limits: [Option<u64>; 2]| limits.into_iter().flatten().fold(cache.exact.ttl_s, u64::min);
+    let ttl_s = least([wanted.ttl_s, rules.ttl_s]);
+    let policy_error_max = rules.error_max.map_or(cache.semantic.error_max, |own| own.min(cache.semantic.error_max));
+    let scope = match cache.semantic.eligible(&request, ttl_s) {
         Err(reason) => Err(reason.as_str()),
         Ok(()) if !app.cache.has_semantic() => Err("no embedder"),
-        Ok(()) => context_tag(&request, &identity).ok_or("no_question"),
+        Ok(()) => {
+            let fold = Fold::new(&rules.volatile);
+            context_tag(&request, &identity, &|text| fold.fold(text)).ok_or("no_question")
+        }
     };
+    // What must leave no trace is neither looked for nor kept.
+    let mode = if request.provider.zdr == Some(true) { CacheMode::Off } else { wanted.mode };
     Ok(Asked {
         id: generation_id(),
         fingerprint: fingerprint(&request, &identity),
-        mode: request.sluice.cache.mode,
+        mode,
+        owner: Owner {
+            tenant: caller.tenant().to_owned(),
+            policy: policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
+        },
+        policy_error_max,
+        error_max: wanted.error_max.map_or(policy_error_max, |own| own.min(policy_error_max)),
+        ttl_s,
+        is_shadow: false,
         caller,
         policy,
         models,
@@ -218,7 +249,7 @@ pub(crate) fn stands_in(withdrawn: &str, model: &str) -> String {
 }
 
 /// Takes the slot that the request's record will need.
-fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
+pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
     let account = Arc::clone(&asked.caller.account);
     let generation = Generation {
         id: asked.id.clone(),
@@ -239,6 +270,20 @@ fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
 }
 
 impl Asked {
+    /// The same request as the gateway itself asks it.
+    pub(crate) fn in_the_shadow(&self, mode: CacheMode) -> Self {
+        Self { id: generation_id(), mode, is_shadow: true, started: Instant::now(), ..self.clone() }
+    }
+
+    /// What its record says where no stored answer was given.
+    pub(crate) fn without_hit(&self) -> Hit {
+        match (self.is_shadow, self.reads_cache()) {
+            (true, _) => Hit::Shadow,
+            (false, true) => Hit::Miss,
+            (false, false) => Hit::Bypass,
+        }
+    }
+
     /// What this asker should know about an answer that was made for another: its own name of the model counts.
     pub(crate) fn notice_of(&self, head: &Head) -> Option<String> {
         let is_named = self.policy.is_some() || self.models.iter().any(|named| named.id == head.model);

@@ -3,10 +3,10 @@
 use crate::app::App;
 use crate::error::Error;
 use crate::flight::{Leader, Stalled};
+use crate::meaning::{self, Similar};
 use crate::pipeline::{self, Asked};
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
-use cache::{Entry, Put};
 use catalog::{Billing, Endpoint, Keeping, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
@@ -30,6 +30,8 @@ pub(crate) struct Job {
 struct Progress {
     trace: Value,
     hit: Option<Hit>,
+    /// What a similar hit was decided on, for its audit.
+    similar: Option<Similar>,
     attempts: Attempts,
     queued: Duration,
     /// What the gateway gives a request.
@@ -69,6 +71,9 @@ pub(crate) async fn run(job: Job) {
     match flown {
         Some(Ok(served)) if served.head.hit.is_free() => {
             pipeline::settle_hit(settlement, &asked, &served, "served");
+            if let Some(similar) = progress.similar.take() {
+                meaning::audit(&app, &asked, similar, &served);
+            }
             leader.finish(Ok(Arc::new(served)));
         }
         Some(Ok(served)) => {
@@ -88,6 +93,15 @@ pub(crate) async fn run(job: Job) {
     }
 }
 
+/// Asks a question again on behalf of the gateway itself, and waits for the answer.
+pub(crate) async fn shadow(app: &App, asked: &Asked, mode: CacheMode) -> Option<Arc<Served>> {
+    let asked = Arc::new(asked.in_the_shadow(mode));
+    let settlement = pipeline::admit(app, &asked).ok()?;
+    let (mut follower, leader) = app.flights.join(None, &asked.id);
+    tokio::spawn(run(Job { app: app.clone(), asked, settlement, leader: leader? }));
+    follower.outcome().await.ok()
+}
+
 async fn fly(
     app: &App,
     asked: &Asked,
@@ -95,14 +109,21 @@ async fn fly(
     leader: &Leader,
     progress: &mut Progress,
 ) -> Result<Served, Error> {
-    let vector = embed(app, asked).await;
-    let (offer, entry) = offer(app, asked, vector.as_deref().ok()).await;
+    let mut found = meaning::find(app, asked).await;
+    let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
     let route = route(app, asked, offer.as_ref());
-    progress.trace = trace(asked, &route, offer.as_ref(), vector.as_ref().err().copied());
-    progress.hit = Some(if asked.reads_cache() { Hit::Miss } else { Hit::Bypass });
-    if let (Some(offer), Some(entry)) = (&route.offer, entry) {
+    progress.trace = trace(asked, &route, offer.as_ref(), found.as_ref().err().copied());
+    progress.hit = Some(asked.without_hit());
+    if let Ok(found) = &found {
+        meaning::count(app, asked, found, route.offer.is_some());
+    }
+    if let (Some(offer), Ok(found)) = (&route.offer, found.as_mut())
+        && let Some(entry) = found.entry.take()
+    {
         let hit = Hit::Similar { probability: offer.probability };
-        return Ok(pipeline::hit(app, asked, &entry, hit, progress.trace.clone()));
+        let served = pipeline::hit(app, asked, &entry, hit, progress.trace.clone());
+        progress.similar = found.look.take().map(|look| (found.question.clone(), look, entry));
+        return Ok(served);
     }
     if asked.mode == CacheMode::Only {
         return Err(Error::NotCached);
@@ -136,7 +157,7 @@ async fn fly(
     let reply = Arc::new(reply);
     if call.in_place_of.is_none() {
         // A stand-in's answer is not the model's: the next request may find that one again.
-        store(app, asked, vector.ok(), &reply, &call.endpoint);
+        meaning::remember(app, asked, found.ok(), &reply, &call.endpoint).await;
     }
     app.sessions.remember(asked, &call.endpoint, usage);
     let taken = call.endpoint.price.cost(usage);
@@ -204,69 +225,6 @@ async fn first_success(
 fn storage(error: database::DatabaseError) -> Error {
     tracing::error!(%error, "a reservation could not be stored");
     if error.is_storage_full() { Error::StorageFull } else { Error::Unavailable }
-}
-
-/// The vector of the question, or why there is none.
-pub(crate) async fn embed(app: &App, asked: &Asked) -> Result<Vec<f32>, &'static str> {
-    let scope = asked.scope.map(|_| ());
-    let will_be_stored = asked.mode == CacheMode::Refresh;
-    if !asked.reads_semantic() && !will_be_stored {
-        return Err("not asked");
-    }
-    scope?;
-    let (Some(embedder), Some(text)) = (&app.embedder, asked.request.last_user_text()) else {
-        return Err("no embedder");
-    };
-    let budget = Duration::from_millis(app.config.embedding.budget_ms);
-    match embedder.embed(text.into_owned(), budget).await {
-        Ok(embedded) if embedded.truncated => Err("truncated"),
-        Ok(embedded) => Ok(embedded.vector),
-        Err(error) => {
-            tracing::debug!(%error, "no vector");
-            let reason = match error {
-                embedding::EmbeddingError::Busy => "embedder busy",
-                embedding::EmbeddingError::Late(_) => "embedder late",
-                _ => "embedder failed",
-            };
-            telemetry::semantic_skipped(reason);
-            Err(reason)
-        }
-    }
-}
-
-/// The cache's offer, with the stored answer where it is admissible: one that is gone or longer than the client allows is
-/// not.
-pub(crate) async fn offer(app: &App, asked: &Asked, vector: Option<&[f32]>) -> (Option<Offer>, Option<Arc<Entry>>) {
-    let (Some(vector), Ok(scope), Some(text)) = (vector, asked.scope, asked.request.last_user_text()) else {
-        return (None, None);
-    };
-    if !asked.reads_semantic() {
-        return (None, None);
-    }
-    let (cache, vector, text) = (app.cache.clone(), vector.to_vec(), text.into_owned());
-    // A large scope takes milliseconds, too long for an async thread.
-    let found = tokio::task::spawn_blocking(move || cache.neighbours(&scope, &vector, &text)).await;
-    let Ok(Some(found)) = found else { return (None, None) };
-    let decision = found.decision;
-    let mut offer = Offer {
-        reason: match decision.veto {
-            Some(veto) => format!("cosine {:.3}, vetoed: {}", found.cosine, veto.as_str()),
-            None if decision.admissible => format!("cosine {:.3}, no veto", found.cosine),
-            None => format!("cosine {:.3} is too low", found.cosine),
-        },
-        id: found.id,
-        probability: decision.probability,
-        admissible: decision.admissible,
-    };
-    if !offer.admissible {
-        return (Some(offer), None);
-    }
-    let entry = app.cache.entry(asked.caller.tenant(), &offer.id).await.filter(|entry| asked.fits(entry));
-    if entry.is_none() {
-        offer.admissible = false;
-        offer.reason.push_str(", but the answer is gone or longer than max_tokens");
-    }
-    (Some(offer), entry)
 }
 
 pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>) -> Route {
@@ -396,27 +354,6 @@ fn usage_of(asked: &Asked, reply: &Reply, progress: &Progress) -> Usage {
     stated.or(progress.usage).unwrap_or_else(|| Usage::estimate(asked.request.prompt_bytes(), reply.text_chars()))
 }
 
-/// Keeps a fresh answer that is complete.
-fn store(app: &App, asked: &Asked, vector: Option<Vec<f32>>, reply: &Arc<Reply>, endpoint: &Endpoint) {
-    if !asked.writes_cache() || !reply.is_complete_text() {
-        return;
-    }
-    let semantic = match (asked.scope, vector, asked.request.last_user_text()) {
-        (Ok(scope), Some(vector), Some(text)) => Some((scope, vector, text.into_owned())),
-        _ => None,
-    };
-    app.cache.put(Put {
-        id: asked.id.clone(),
-        tenant: asked.caller.tenant().to_owned(),
-        fingerprint: asked.fingerprint,
-        semantic,
-        reply: Arc::clone(reply),
-        model: endpoint.model.clone(),
-        provider: endpoint.provider.clone(),
-        ttl_s: asked.request.sluice.cache.ttl_s,
-    });
-}
-
 fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, progress: &Progress) {
     pipeline::fill(&mut settlement.generation, asked, served);
     settlement.generation.state = "served".to_owned();
@@ -425,7 +362,9 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
     }
     telemetry::request_ended(served.head.hit, "served", asked.started.elapsed());
     telemetry::money(served);
-    settlement.finish(Bill { upstream: served.upstream, charged: served.cost });
+    // Nobody asked for what happens in the shadow, so nobody pays for it but the gateway.
+    let charged = if asked.is_shadow { NanoUsd::ZERO } else { served.cost };
+    settlement.finish(Bill { upstream: served.upstream, charged });
 }
 
 /// Settles a request whose client got no whole answer. What had arrived of a stream is paid for. A call that the client

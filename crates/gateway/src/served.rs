@@ -20,6 +20,8 @@ pub(crate) enum Hit {
     Miss,
     /// The cache was not asked.
     Bypass,
+    /// The gateway asked for itself, to check or to renew a stored answer.
+    Shadow,
 }
 
 impl Hit {
@@ -30,6 +32,7 @@ impl Hit {
             Self::Coalesced => "coalesced",
             Self::Miss => "miss",
             Self::Bypass => "bypass",
+            Self::Shadow => "shadow",
         }
     }
 

@@ -1,6 +1,8 @@
 //! Metrics: their names, and the text that Prometheus reads. No label holds a tenant's text.
 
 use crate::served::{Hit, Served, outcome};
+use cache::Estimate;
+use catalog::NanoUsd;
 use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use providers::Attempt;
@@ -59,9 +61,37 @@ pub(crate) fn semantic_skipped(reason: &'static str) {
     counter!("sluice_semantic_skipped_total", "reason" => reason).increment(1);
 }
 
-pub(crate) fn cache_sizes(exact: u64, semantic: u64) {
+/// What the semantic level decided, and why.
+pub(crate) fn semantic_decided(tenant: &str, reason: &'static str) {
+    counter!("sluice_semantic_decisions_total", "tenant" => tenant.to_owned(), "reason" => reason).increment(1);
+}
+
+/// What a label said of an answer that was given this probability: how well probabilities keep their word.
+pub(crate) fn semantic_labelled(probability: f64, is_right: bool) {
+    const BANDS: [(f64, &str); 6] =
+        [(0.5, "0-0.5"), (0.8, "0.5-0.8"), (0.9, "0.8-0.9"), (0.95, "0.9-0.95"), (0.99, "0.95-0.99"), (2.0, "0.99-1")];
+    let band = BANDS.iter().find(|(until, _)| probability < *until).map_or("0.99-1", |(_, band)| band);
+    let right = if is_right { "true" } else { "false" };
+    counter!("sluice_semantic_labels_total", "probability" => band, "right" => right).increment(1);
+}
+
+/// What an audit of a hit cost.
+pub(crate) fn audited(cost: NanoUsd) {
+    counter!("sluice_audits_total").increment(1);
+    counter!("sluice_audit_cost_nano_usd_total").increment(u64::try_from(cost.0).unwrap_or(0));
+}
+
+pub(crate) fn cache_sizes((exact, semantic, scopes): (u64, u64, u64)) {
     gauge!("sluice_cache_entries", "level" => "exact").set(exact as f64);
     gauge!("sluice_cache_entries", "level" => "semantic").set(semantic as f64);
+    gauge!("sluice_cache_scopes").set(scopes as f64);
+}
+
+/// The estimated share of wrong answers of a tenant and policy, beside what is allowed.
+pub(crate) fn semantic_error(tenant: &str, policy: &str, estimate: &Estimate) {
+    let labels = [("tenant", tenant.to_owned()), ("policy", policy.to_owned())];
+    gauge!("sluice_semantic_error", &labels).set(estimate.error);
+    gauge!("sluice_semantic_error_high", &labels).set(estimate.error_high);
 }
 
 /// Why a request was turned away before any work: a limit of the gateway's own.

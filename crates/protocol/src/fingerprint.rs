@@ -36,20 +36,42 @@ pub fn fingerprint(request: &ChatRequest, identity: &[&str]) -> Digest {
     digest("fingerprint", identity, fields)
 }
 
-/// What a semantic match must share exactly: all of the request but the text of the last user turn and the output cap.
-/// Earlier turns of both sides are in it. `None` when the last turn is not the user's.
-pub fn context_tag(request: &ChatRequest, identity: &[&str]) -> Option<Digest> {
+/// What a semantic match must share exactly: all of the request but the texts of the user's turns and the output cap.
+/// The assistant's turns are in it. `fold` takes out of system and developer messages what changes without mattering.
+/// `None` when the last turn is not the user's.
+pub fn context_tag(request: &ChatRequest, identity: &[&str], fold: &dyn Fn(&str) -> String) -> Option<Digest> {
     request.last_user_text()?;
     let mut fields = asked_fields(request);
     for (name, value) in &mut fields {
-        if *name == "messages"
-            && let Json::List(messages) = value
-            && let Some(Json::Object(last)) = messages.last_mut()
-        {
-            last.retain(|(name, _)| name != "content");
+        if let ("messages", Json::List(messages)) = (*name, value) {
+            for message in messages {
+                let Json::Object(message) = message else { continue };
+                let is = |role: &str| {
+                    message.iter().any(|(name, value)| name == "role" && *value == Json::Text(role.into()))
+                };
+                if is("user") {
+                    message.retain(|(name, _)| name != "content");
+                } else if is("system") || is("developer") {
+                    message
+                        .iter_mut()
+                        .filter(|(name, _)| name == "content")
+                        .for_each(|(_, text)| fold_texts(text, fold));
+                }
+            }
         }
     }
     Some(digest("context", identity, fields))
+}
+
+fn fold_texts(value: &mut Json<'_>, fold: &dyn Fn(&str) -> String) {
+    match value {
+        Json::Text(text) => *text = fold(text).into(),
+        Json::List(parts) => parts.iter_mut().for_each(|part| fold_texts(part, fold)),
+        Json::Object(part) => {
+            part.iter_mut().filter(|(name, _)| name == "text").for_each(|(_, text)| fold_texts(text, fold));
+        }
+        _ => {}
+    }
 }
 
 fn asked_fields(request: &ChatRequest) -> Vec<(&str, Json<'_>)> {
@@ -124,7 +146,8 @@ mod tests {
         let (base, other) = (parse(BASE), parse(body));
         let identity = ["tenant", "m"];
         assert_eq!(fingerprint(&base, &identity) == fingerprint(&other, &identity), same_fingerprint, "{body}");
-        assert_eq!(context_tag(&base, &identity) == context_tag(&other, &identity), same_tag, "{body}");
+        let tag = |request: &ChatRequest| context_tag(request, &identity, &str::to_owned);
+        assert_eq!(tag(&base) == tag(&other), same_tag, "{body}");
     }
 
     #[test]
@@ -174,7 +197,10 @@ mod tests {
         let request = parse(BASE);
         assert_ne!(fingerprint(&request, &["a", "m"]), fingerprint(&request, &["b", "m"]));
         assert_ne!(fingerprint(&request, &["ab", "c"]), fingerprint(&request, &["a", "bc"]));
-        assert_ne!(context_tag(&request, &["a", "m"]), context_tag(&request, &["b", "m"]));
+        assert_ne!(
+            context_tag(&request, &["a", "m"], &str::to_owned),
+            context_tag(&request, &["b", "m"], &str::to_owned)
+        );
     }
 
     proptest! {

@@ -168,6 +168,12 @@ pub struct CacheOptions {
     pub mode: CacheMode,
     #[serde(default)]
     pub ttl_s: Option<u64>,
+    /// Share of requests that may be answered wrongly; only a smaller one than configured counts.
+    #[serde(default)]
+    pub error_max: Option<f64>,
+    /// Names under which the stored answer can be found and forgotten.
+    #[serde(default)]
+    pub tags: Vec<String>,
 }
 
 /// How far a request may use the cache; a caller can make it stricter, never laxer.
@@ -268,6 +274,14 @@ impl ChatRequest {
         if let Some(quality) = self.sluice.quality_min.filter(|value| !(0.0..=1.0).contains(value)) {
             return Err(FieldError::new("sluice.quality_min", format!("{quality}; use a number from 0 to 1")));
         }
+        let cache = &self.sluice.cache;
+        if let Some(error_max) = cache.error_max.filter(|value| !(0.0..=1.0).contains(value)) {
+            return Err(FieldError::new("sluice.cache.error_max", format!("{error_max}; use a number from 0 to 1")));
+        }
+        if cache.tags.len() > TAGS_MAX || cache.tags.iter().any(|tag| tag.is_empty() || tag.len() > TAG_BYTES_MAX) {
+            let problem = format!("at most {TAGS_MAX} tags of 1 to {TAG_BYTES_MAX} bytes are kept");
+            return Err(FieldError::new("sluice.cache.tags", problem));
+        }
         Ok(())
     }
 
@@ -338,6 +352,14 @@ impl ChatRequest {
         Some(last.text())
     }
 
+    /// The texts of the user's turns before the last message, joined by line ends; `None` where there are none.
+    pub fn earlier_user_text(&self) -> Option<String> {
+        let (_, before) = self.messages.split_last()?;
+        let asked = before.iter().filter(|message| message.role == Role::User);
+        let texts: Vec<Cow<'_, str>> = asked.map(Message::text).collect();
+        (!texts.is_empty()).then(|| texts.join("\n"))
+    }
+
     /// Bytes of all texts, tools and schemas: the base of token estimates.
     pub fn prompt_bytes(&self) -> usize {
         let of = |name: &str| self.raw.get(name).map_or(0, Bytes::len);
@@ -346,6 +368,8 @@ impl ChatRequest {
 }
 
 const MODELS_MAX: usize = 16;
+const TAGS_MAX: usize = 16;
+const TAG_BYTES_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 256;
 const MESSAGES_MAX: usize = 2_048;
 const TOOLS_MAX: usize = 256;

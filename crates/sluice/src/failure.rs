@@ -1,7 +1,9 @@
 //! Why a command failed, and its exit code: 1 failed, 2 wrong usage.
 
+use cache::CacheModelError;
 use catalog::{DocumentError, ListingError, MergeError};
 use database::DatabaseError;
+use embedding::EmbeddingError;
 use gateway::StartError;
 use gateway::config::ConfigError;
 use ledger::LedgerError;
@@ -9,7 +11,8 @@ use router::PredictorError;
 use simulator::AnswersError;
 use std::process::ExitCode;
 use thiserror::Error;
-use trainer::OutcomesError;
+use trainer::DataError;
+use trainer::cache::FitError;
 
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
@@ -26,7 +29,13 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Answers(#[from] AnswersError),
     #[error("{0}")]
-    Outcomes(#[from] OutcomesError),
+    Data(#[from] DataError),
+    #[error("{0}")]
+    Fit(#[from] FitError),
+    #[error("{0}")]
+    Embedding(#[from] EmbeddingError),
+    #[error("{0}")]
+    CacheModel(#[from] CacheModelError),
     #[error("{0}")]
     Predictor(#[from] PredictorError),
     #[error("{0}")]
@@ -53,7 +62,7 @@ impl Failure {
 
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Usage(_) | Self::Answers(_) | Self::Outcomes(_) => ExitCode::from(2),
+            Self::Config(_) | Self::Usage(_) | Self::Answers(_) | Self::Data(_) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }

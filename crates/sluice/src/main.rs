@@ -72,8 +72,8 @@ async fn main() -> ExitCode {
         Command::Keys(command) => keys::run(command).await,
         Command::Ledger(command) => ledger::run(command).await,
         Command::Simulate(arguments) => simulate::run(arguments).await,
-        Command::Train(command) => train::run(command),
-        Command::Eval(command) => eval::run(command),
+        Command::Train(command) => train::run(command).await,
+        Command::Eval(command) => eval::run(command).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,10 +1,7 @@
-//! Fits the router's predictor on recorded outcomes and measures it on outcomes it has not seen.
+//! Fits the models of router and cache and measures them on data they have not seen.
 
-mod evaluate;
-mod fit;
-mod length;
-mod outcomes;
+pub mod cache;
+mod data;
+pub mod router;
 
-pub use evaluate::{Evaluation, Interval, Measured, evaluate};
-pub use fit::{Fitted, fit};
-pub use outcomes::{Outcome, OutcomeRow, OutcomesError, SHIPPABLE, Split, read_outcomes};
+pub use data::DataError;

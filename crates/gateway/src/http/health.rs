@@ -40,8 +40,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let Some(recorder) = telemetry::recorder() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "there is no metrics recorder\n").into_response();
     };
-    let (exact, semantic) = app.cache.sizes();
-    telemetry::cache_sizes(exact, semantic);
+    telemetry::cache_sizes(app.cache.sizes());
+    for (owner, estimate) in app.cache.semantic().map(cache::Semantic::estimates).unwrap_or_default() {
+        telemetry::semantic_error(&owner.tenant, &owner.policy, &estimate);
+    }
     telemetry::load(app.pressure.under_way(), app.upstreams.waiting(), app.pressure.lag());
     recorder.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render()).into_response()

@@ -4,13 +4,13 @@ use crate::app::App;
 use crate::auth;
 use crate::error::Error;
 use crate::http::read_body;
-use crate::{pipeline, relay};
+use crate::{meaning, pipeline, relay};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
     let started = Instant::now();
@@ -18,10 +18,11 @@ pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Bo
     let body = read_body(&app, &headers, body).await?;
     let request = super::chat::read_request(&body, &headers)?;
     let asked = pipeline::resolve(&app, caller, request, started)?;
-    let exact = app.cache.exact(&asked.fingerprint).filter(|entry| asked.reads_cache() && asked.fits(entry));
-    let vector = relay::embed(&app, &asked).await;
-    let (offer, _) = relay::offer(&app, &asked, vector.as_deref().ok()).await;
-    let no_vector = vector.err();
+    let exact =
+        app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.reads_cache() && asked.fits(entry));
+    let found = meaning::find(&app, &asked).await;
+    let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
+    let no_vector = found.err();
     let route = relay::route(&app, &asked, offer.as_ref());
     let mut explained = relay::trace(&asked, &route, offer.as_ref(), no_vector);
     explained["cache"]["exact"] = json!(exact.map(|entry| entry.id.clone()));

@@ -1,9 +1,9 @@
 //! Fitting ability × difficulty: a Rasch model whose difficulties come from the prompt's features, by full-batch
 //! AdaGrad (Duchi, Hazan, Singer 2011) on the logistic loss with fractional targets.
 
-use crate::length::{self, Length};
-use crate::outcomes::OutcomeRow;
-use router::{Artefact, DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT, probability};
+use super::length::{self, Length};
+use super::outcomes::OutcomeRow;
+use ::router::{Artefact, DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT, probability};
 use std::collections::BTreeMap;
 
 /// Passes over the data; the loss on held-out groups is flat from about 150.

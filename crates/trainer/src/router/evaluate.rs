@@ -2,10 +2,10 @@
 //! calls to the strong model, the performance gap recovered; APGR is its mean over all shares, CPT50 and CPT80 the
 //! share at which half and four fifths are recovered.
 
-use crate::outcomes::{OutcomeRow, Split};
+use super::outcomes::{OutcomeRow, Split};
+use ::router::{Features, Predictor, probability};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use router::{Features, Predictor, probability};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Resamples for the intervals.
@@ -180,8 +180,8 @@ impl Curve {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcomes::Outcome;
     use super::*;
-    use crate::outcomes::Outcome;
 
     fn row(at: usize, strong: f64, weak: f64) -> OutcomeRow {
         let outcomes = [("s".to_owned(), Outcome(strong, None, None)), ("w".to_owned(), Outcome(weak, None, None))];

@@ -1,11 +1,11 @@
 //! The cost head: how many output tokens a prompt draws, as a ridge on their logarithm.
 
-use crate::outcomes::OutcomeRow;
+use super::outcomes::OutcomeRow;
+use ::router::DENSE_COUNT;
 use linfa::Dataset;
 use linfa::traits::Fit;
 use linfa_elasticnet::ElasticNet;
 use ndarray::{Array1, Array2};
-use router::DENSE_COUNT;
 
 /// Answers shorter than this are single letters of multiple-choice tests, which say nothing of free text.
 const TOKENS_MIN: f64 = 8.0;

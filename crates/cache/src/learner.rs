@@ -1,0 +1,88 @@
+//! What labels teach: the weights of a case, and an effect of each answer, updated one label at a time.
+//!
+//! The weights follow an extended Kalman filter on the logistic loss, so that a label costs about a hundred
+//! multiplications; an answer's effect is a random effect with a shrinking step.
+
+use crate::decision::{AnswerId, CASE_COUNT, CASE_FORM, Case};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// Prior variance of a weight, and of an answer's effect. How much an exchanged or additional word matters differs most
+/// from one kind of traffic to the other: it starts as a reason to refuse, and a few labels undo that.
+const WEIGHT_VARIANCE: f64 = 0.2;
+const FORM_VARIANCE: f64 = 1.0;
+const EFFECT_VARIANCE: f64 = 0.49;
+const EFFECT_MIN: f64 = -6.0;
+const EFFECT_MAX: f64 = 3.0;
+/// One label counts as so many at the most, for the weights and for an effect.
+const LABEL_WEIGHT_MAX: f64 = 10.0;
+const EFFECT_WEIGHT_MAX: f64 = 4.0;
+/// Answers whose effect is remembered.
+const EFFECTS_MAX: usize = 100_000;
+
+/// Weights and effects of one tenant and policy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Learner {
+    weights: [f64; CASE_COUNT],
+    covariance: [[f64; CASE_COUNT]; CASE_COUNT],
+    effects: HashMap<AnswerId, Effect>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Effect {
+    value: f64,
+    variance: f64,
+}
+
+impl Learner {
+    pub(crate) fn new(prior: &[f64; CASE_COUNT]) -> Self {
+        let mut covariance = [[0.0; CASE_COUNT]; CASE_COUNT];
+        (0..CASE_COUNT).for_each(|at| covariance[at][at] = WEIGHT_VARIANCE);
+        CASE_FORM.for_each(|at| covariance[at][at] = FORM_VARIANCE);
+        Self { weights: *prior, covariance, effects: HashMap::new() }
+    }
+
+    /// What labels have taught of an answer, as log-odds.
+    pub(crate) fn effect(&self, answer: &AnswerId) -> f64 {
+        self.effects.get(answer).map_or(0.0, |effect| effect.value)
+    }
+
+    /// How likely the answer of a case is right.
+    pub(crate) fn probability(&self, case: &Case) -> f64 {
+        let sum: f64 = case.numbers.iter().zip(&self.weights).map(|(x, w)| x * w).sum();
+        1.0 / (1.0 + (-(sum + self.effect(&case.answer)).clamp(-30.0, 30.0)).exp())
+    }
+
+    /// Takes in whether the answer of a case was right; `weight` is how many cases the label stands for.
+    pub(crate) fn learn(&mut self, case: &Case, is_right: bool, weight: f64) {
+        let (x, p) = (&case.numbers, self.probability(case));
+        let surprise = f64::from(u8::from(is_right)) - p;
+        let for_weights = weight.min(LABEL_WEIGHT_MAX);
+        let information = (p * (1.0 - p)).max(1e-4) * for_weights;
+        let px: [f64; CASE_COUNT] = std::array::from_fn(|row| dot(&self.covariance[row], x));
+        let spread = 1.0 / information + dot(&px, x);
+        for row in 0..CASE_COUNT {
+            for column in 0..CASE_COUNT {
+                self.covariance[row][column] -= px[row] * px[column] / spread;
+            }
+        }
+        let step: [f64; CASE_COUNT] = std::array::from_fn(|row| dot(&self.covariance[row], x));
+        self.weights.iter_mut().zip(step).for_each(|(w, step)| *w += step * for_weights * surprise);
+        if self.effects.len() < EFFECTS_MAX || self.effects.contains_key(&case.answer) {
+            let fresh = Effect { value: 0.0, variance: EFFECT_VARIANCE };
+            let effect = self.effects.entry(case.answer.clone()).or_insert(fresh);
+            let weight = weight.min(EFFECT_WEIGHT_MAX);
+            effect.variance = 1.0 / (1.0 / effect.variance + (p * (1.0 - p)).max(1e-3) * weight);
+            effect.value = (effect.value + effect.variance * weight * surprise).clamp(EFFECT_MIN, EFFECT_MAX);
+        }
+    }
+
+    /// Forgets answers that are gone.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(&AnswerId) -> bool) {
+        self.effects.retain(|answer, _| is_there(answer));
+    }
+}
+
+fn dot(a: &[f64; CASE_COUNT], b: &[f64; CASE_COUNT]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}

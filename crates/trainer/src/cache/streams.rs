@@ -1,0 +1,186 @@
+//! Labelled streams of prompts and labelled pairs, with their vectors.
+
+use crate::data::{DataError, find, read_rows};
+use ::cache::Earlier;
+use embedding::{Embedder, EmbeddingError};
+use protocol::digest_of;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// One row of a stream: a prompt, or a conversation, and the class of its right answer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Arrival {
+    #[serde(default)]
+    pub prompt: String,
+    #[serde(default)]
+    pub messages: Vec<Turn>,
+    /// Two rows share it if and only if one answer is right for both.
+    pub cls: u64,
+    #[serde(default)]
+    pub src: String,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Turn {
+    pub role: String,
+    pub content: String,
+}
+
+/// One labelled pair.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Pair {
+    pub a: String,
+    pub b: String,
+    /// 1 where one answer is right for both.
+    pub label: u8,
+    #[serde(default)]
+    pub kind: String,
+    /// The template that made it, where there is one.
+    #[serde(default)]
+    pub test: Option<String>,
+}
+
+/// A row with its vectors.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The last user turn.
+    pub prompt: String,
+    pub vector: Vec<f32>,
+    /// The user turns before.
+    pub earlier: Option<Earlier>,
+    /// Names what must be exactly equal: the assistant's turns.
+    pub context: String,
+    pub class: u64,
+}
+
+/// A stream with its vectors.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    pub name: String,
+    pub rows: Vec<Prepared>,
+}
+
+/// A labelled pair with its vectors.
+#[derive(Debug, Clone)]
+pub struct PreparedPair {
+    pub pair: Pair,
+    pub vector_a: Vec<f32>,
+    pub vector_b: Vec<f32>,
+}
+
+/// Reads `cache/stream_NAME.jsonl.gz` under `folder`.
+///
+/// # Errors
+/// When it is not there or malformed.
+pub fn read_stream(folder: &Path, name: &str) -> Result<Vec<Arrival>, DataError> {
+    let file = format!("stream_{name}");
+    match find(folder, "cache", &file) {
+        Some(path) => read_rows(&path),
+        None => Err(DataError::None { folder: folder.to_owned(), kind: "cache", wanted: file }),
+    }
+}
+
+/// Reads a file of pairs: a path, or a NAME for `cache/pairs_NAME.jsonl.gz` under `folder`.
+///
+/// # Errors
+/// When it is not there or malformed.
+pub fn read_pairs(folder: &Path, name: &str) -> Result<Vec<Pair>, DataError> {
+    let file = format!("pairs_{name}");
+    match find(folder, "cache", &file) {
+        Some(path) => read_rows(&path),
+        None if Path::new(name).is_file() => read_rows(Path::new(name)),
+        None => Err(DataError::None { folder: folder.to_owned(), kind: "cache", wanted: file }),
+    }
+}
+
+/// Computes the vectors of a stream; `progress` is told how many texts are done.
+///
+/// # Errors
+/// When the embedder fails.
+pub async fn prepare(
+    name: &str,
+    arrivals: Vec<Arrival>,
+    embedder: &Embedder,
+    progress: impl Fn(usize),
+) -> Result<Stream, EmbeddingError> {
+    let split: Vec<(String, Option<String>, String, u64)> = arrivals.into_iter().map(Arrival::split).collect();
+    let texts = split.iter().flat_map(|(last, earlier, ..)| std::iter::once(last).chain(earlier));
+    let vectors = embed_all(texts.cloned().collect(), embedder, progress).await?;
+    let rows = split.into_iter().map(|(prompt, earlier, context, class)| Prepared {
+        vector: vectors[&prompt].clone(),
+        earlier: earlier.map(|earlier| Earlier { vector: vectors[&earlier].as_slice().into(), text: earlier.into() }),
+        prompt,
+        context,
+        class,
+    });
+    Ok(Stream { name: name.to_owned(), rows: rows.collect() })
+}
+
+/// Computes the vectors of pairs.
+///
+/// # Errors
+/// When the embedder fails.
+pub async fn prepare_pairs(
+    pairs: Vec<Pair>,
+    embedder: &Embedder,
+    progress: impl Fn(usize),
+) -> Result<Vec<PreparedPair>, EmbeddingError> {
+    let texts = pairs.iter().flat_map(|pair| [pair.a.clone(), pair.b.clone()]).collect();
+    let vectors = embed_all(texts, embedder, progress).await?;
+    let prepared = pairs.into_iter().map(|pair| PreparedPair {
+        vector_a: vectors[&pair.a].clone(),
+        vector_b: vectors[&pair.b].clone(),
+        pair,
+    });
+    Ok(prepared.collect())
+}
+
+impl Arrival {
+    /// Last user turn, earlier user turns, name of the context, class.
+    fn split(self) -> (String, Option<String>, String, u64) {
+        if self.messages.is_empty() {
+            return (self.prompt, None, String::new(), self.cls);
+        }
+        let of = |role: &str| -> Vec<&str> {
+            let turns = self.messages.iter().filter(|turn| turn.role == role);
+            turns.map(|turn| turn.content.as_str()).collect()
+        };
+        let asked = of("user");
+        let (last, before) = asked.split_last().map_or(("", &[][..]), |(last, before)| (*last, before));
+        let earlier = (!before.is_empty()).then(|| before.join("\n"));
+        (last.to_owned(), earlier, digest_of(of("assistant").join("\u{1}").as_bytes()), self.cls)
+    }
+}
+
+/// Texts that wait for the embedder together.
+const AT_ONCE: usize = 128;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Shortest first, so that texts of one length are computed together.
+async fn embed_all(
+    mut texts: Vec<String>,
+    embedder: &Embedder,
+    progress: impl Fn(usize),
+) -> Result<HashMap<String, Vec<f32>>, EmbeddingError> {
+    texts.sort_by_key(|text| (text.len(), text.clone()));
+    texts.dedup();
+    let mut vectors = HashMap::with_capacity(texts.len());
+    for chunk in texts.chunks(AT_ONCE) {
+        let waiting: Vec<_> = chunk
+            .iter()
+            .map(|text| {
+                let (embedder, text) = (embedder.clone(), text.clone());
+                tokio::spawn(async move { embedder.embed(text, PATIENCE).await })
+            })
+            .collect();
+        for (text, task) in chunk.iter().zip(waiting) {
+            let embedded = task.await.map_err(|error| EmbeddingError::Model(error.to_string()))??;
+            vectors.insert(text.clone(), embedded.vector);
+        }
+        progress(vectors.len());
+    }
+    Ok(vectors)
+}
