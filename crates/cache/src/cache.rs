@@ -21,6 +21,10 @@ const QUEUE_MAX: usize = 8_192;
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Ties older than this are forgotten.
 pub(crate) const TIES_MS: i64 = 90 * 24 * 3_600 * 1_000;
+/// An expired answer is renewed once in this time.
+const RENEWAL: Duration = Duration::from_secs(30);
+/// Hits that can still be said something of.
+const HITS_MAX: u64 = 10_000;
 /// Answers, and ties, read into memory at start at the most.
 const LOADED_MAX: i64 = 200_000;
 const TIES_LOADED_MAX: i64 = 1_000_000;
@@ -82,12 +86,19 @@ pub(crate) struct Meaning {
     pub index: Index,
 }
 
+/// What a hit was decided on.
+type Hit = (Owner, Question, Look);
+
 /// Both levels; clones share them.
 #[derive(Debug, Clone)]
 pub struct Cache {
     config: Arc<CacheConfig>,
     memory: Memory<Digest, Arc<Entry>>,
     by_id: Memory<String, Digest>,
+    /// What the latest hits were decided on, by their generation.
+    hits: Memory<String, Arc<Hit>>,
+    /// Expired answers that are being renewed.
+    renewing: Memory<Digest, ()>,
     meaning: Option<Arc<Meaning>>,
     epochs: Arc<RwLock<HashMap<String, i64>>>,
     file: Option<CacheFile>,
@@ -116,12 +127,14 @@ impl Cache {
             .clone()
             .map(|file| {
                 let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-                (queue, tokio::spawn(write(file, receiver, meaning.clone())))
+                (queue, tokio::spawn(write(file, receiver, meaning.clone(), config.stale_ms())))
             })
             .unzip();
         let cache = Self {
             memory: Memory::builder().weigher(weigh).max_capacity(config.exact.bytes_max).build(),
             by_id: Memory::new(config.semantic.entries_max as u64),
+            hits: Memory::new(HITS_MAX),
+            renewing: Memory::builder().max_capacity(HITS_MAX).time_to_live(RENEWAL).build(),
             config: Arc::new(config.clone()),
             meaning,
             epochs: Arc::default(),
@@ -136,11 +149,12 @@ impl Cache {
     async fn load(&self) -> Result<(), DatabaseError> {
         let Some(file) = &self.file else { return Ok(()) };
         let now = now_ms();
-        file.sweep(now, now - TIES_MS).await?;
+        let kept_since = now - self.config.stale_ms();
+        file.sweep(kept_since, now - TIES_MS).await?;
         let epochs = file.epochs().await?;
         self.epochs.write().unwrap_or_else(PoisonError::into_inner).extend(epochs);
         let mut bytes = 0;
-        for stored in file.newest(now, LOADED_MAX).await? {
+        for stored in file.newest(kept_since, LOADED_MAX).await? {
             bytes += stored.reply.len() as u64;
             if bytes > self.config.exact.bytes_max {
                 break;
@@ -216,6 +230,11 @@ impl Cache {
         let entry = self.memory.get(fingerprint)?;
         let until = entry.expires_ms.saturating_add(i64::try_from(stale.as_millis()).unwrap_or(i64::MAX));
         (until > now_ms()).then_some(entry)
+    }
+
+    /// True for the first who asks to renew an expired answer, and for nobody else in the next half minute.
+    pub fn renews(&self, fingerprint: &Digest) -> bool {
+        self.renewing.entry(*fingerprint).or_insert(()).is_fresh()
     }
 
     /// What the semantic level makes of a question; `None` where its scope has no prompts.
@@ -339,6 +358,30 @@ impl Cache {
     fn tie(&self, tenant: &str, kind: &str, a: String, b: String) {
         let tie = StoredTie { tenant_id: tenant.to_owned(), kind: kind.to_owned(), a, b, created_ms: now_ms() };
         self.write(CacheWrite::Tie(tie));
+    }
+
+    /// Remembers what a hit was decided on, for what its reader will say of it.
+    pub fn note_hit(&self, id: &str, owner: &Owner, (question, look): (&Question, &Look)) {
+        self.hits.insert(id.to_owned(), Arc::new((owner.clone(), question.clone(), look.clone())));
+    }
+
+    /// Takes in what the reader of a hit said of it; false where it was none, or too long ago.
+    pub fn teach(&self, tenant: &str, id: &str, is_right: bool) -> bool {
+        let Some(hit) = self.hits.get(id).filter(|hit| hit.0.tenant == tenant) else { return false };
+        self.hits.invalidate(id); // one label a hit
+        self.learn(&hit.0, (&hit.1, &hit.2), is_right, Evidence::Feedback);
+        true
+    }
+
+    /// How many answers of a tenant are stored.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn listed(&self, tenant: &str) -> Result<usize, DatabaseError> {
+        match &self.file {
+            Some(file) => Ok(file.listed(tenant, now_ms()).await?.len()),
+            None => Ok(self.memory.iter().filter(|(_, entry)| entry.tenant == tenant).count()),
+        }
     }
 
     /// Forgets the stored answers of a tenant that a filter means; returns their ids.

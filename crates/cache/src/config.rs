@@ -45,6 +45,12 @@ impl CacheConfig {
         name.and_then(|name| self.policies.get(name)).unwrap_or(&PLAIN)
     }
 
+    /// How long an answer is kept beyond its life.
+    pub fn stale_ms(&self) -> i64 {
+        let longest_s = self.stale_while_revalidate_s.max(self.stale_if_error_s);
+        i64::try_from(longest_s.saturating_mul(1_000)).unwrap_or(i64::MAX / 2)
+    }
+
     /// Everything in the tables that cannot be meant, with the field it stands in.
     pub fn mistakes(&self) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();

@@ -81,7 +81,12 @@ pub(crate) fn bytes_of(json: &str) -> u32 {
 }
 
 /// Writes changes until the last sender is gone, and keeps both levels' memory in order.
-pub(crate) async fn write(file: CacheFile, mut queue: mpsc::Receiver<CacheWrite>, meaning: Option<Arc<Meaning>>) {
+pub(crate) async fn write(
+    file: CacheFile,
+    mut queue: mpsc::Receiver<CacheWrite>,
+    meaning: Option<Arc<Meaning>>,
+    stale_ms: i64,
+) {
     let (mut sweep, mut learned) = (tokio::time::interval(SWEEP_EVERY), tokio::time::interval(LEARNED_EVERY));
     let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
@@ -102,7 +107,7 @@ pub(crate) async fn write(file: CacheFile, mut queue: mpsc::Receiver<CacheWrite>
                         meaning.index.answers().iter().map(|answer| meaning.level.root(answer)).collect();
                     meaning.level.retain_answers(|answer| roots.contains(answer));
                 }
-                file.sweep(now_ms(), now_ms() - TIES_MS).await.map(|_| ())
+                file.sweep(now_ms() - stale_ms, now_ms() - TIES_MS).await.map(|_| ())
             }
             _ = learned.tick() => file.apply(&judges(meaning.as_deref())).await,
         };

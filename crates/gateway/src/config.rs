@@ -224,6 +224,14 @@ impl ConfigFile {
         for (field, problem) in self.tables.execution.mistakes() {
             mistakes.push(Mistake::new(0..0, field, problem));
         }
+        for (field, problem) in self.tables.cache.mistakes() {
+            mistakes.push(Mistake::new(0..0, field, problem));
+        }
+        for name in self.tables.cache.policies.keys().filter(|name| !policies.contains_key(*name) && *name != AUTO) {
+            let known: Vec<&str> = policies.keys().map(String::as_str).collect();
+            let problem = format!("no policy `{name}`; configured: {}", listed(&known));
+            mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
+        }
         let outage = self.tables.database.outage_spend_max_usd;
         if !(0.0..1e9).contains(&outage) {
             let problem = format!("{outage}; use dollars, 0 or more");

@@ -1,5 +1,6 @@
 //! The routes: one file a noun below. Inference and management answer under `/v1` and `/api/v1`.
 
+mod cache;
 mod chat;
 mod endpoints;
 mod generation;
@@ -17,7 +18,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use protocol::FieldError;
@@ -38,6 +39,11 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/endpoints/zdr", get(endpoints::zdr))
         .route("/providers", get(endpoints::providers))
         .route("/generation", get(generation::get))
+        .route("/generation/feedback", post(generation::feedback))
+        .route("/cache", delete(cache::forget))
+        .route("/cache/{id}", delete(cache::forget_one))
+        .route("/cache/lookup", post(cache::lookup))
+        .route("/cache/stats", get(cache::stats))
         .route("/key", get(keys::current))
         .route("/keys", post(keys::create))
         .route("/route", post(route::explain));

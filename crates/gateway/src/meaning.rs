@@ -253,6 +253,11 @@ impl Audits {
         spent.as_usd() <= share_max * all.as_usd()
     }
 
+    /// What hits saved and audits cost.
+    pub(crate) fn tally(&self, tenant: &str) -> (NanoUsd, NanoUsd) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(tenant).copied().unwrap_or_default()
+    }
+
     fn spent(&self, tenant: &str, cost: NanoUsd) {
         let mut tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, spent) = tallies.entry(tenant.to_owned()).or_default();
@@ -262,6 +267,7 @@ impl Audits {
 
 /// Draws whether a hit is audited: then the question is asked again in the shadow, and the answers are compared.
 pub(crate) fn audit(app: &App, asked: &Arc<Asked>, (question, look, entry): Similar, served: &Served) {
+    app.cache.note_hit(&asked.id, &asked.owner, (&question, &look));
     let share_max = app.cache.config().semantic.audit_cost_share_max;
     let is_affordable = app.audits.saved(asked.caller.tenant(), served.saved, share_max);
     if !is_affordable || rand::rng().random::<f64>() >= look.audit_chance {

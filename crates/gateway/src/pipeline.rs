@@ -72,12 +72,17 @@ pub(crate) enum Delivery {
 pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery), Error> {
     let asked = Arc::new(asked);
     let settlement = admit(app, &asked)?;
+    let stale = Duration::from_secs(app.cache.config().stale_while_revalidate_s);
     if asked.reads_cache()
-        && let Some(entry) = app.cache.exact(&asked.fingerprint, Duration::ZERO)
+        && let Some(entry) = app.cache.exact(&asked.fingerprint, stale)
         && asked.fits(&entry)
     {
-        let served = hit(app, &asked, &entry, Hit::Exact, json!({"cache": {"level": "exact", "id": entry.id}}));
+        let served = exact_hit(app, &asked, &entry);
         settle_hit(settlement, &asked, &served, "served");
+        if entry.expires_ms <= now_ms() && app.cache.renews(&asked.fingerprint) {
+            let (app, asked) = (app.clone(), Arc::clone(&asked));
+            tokio::spawn(async move { relay::shadow(&app, &asked, CacheMode::Refresh).await });
+        }
         return Ok((asked, Delivery::Ready(Arc::new(served))));
     }
     if asked.mode == CacheMode::Only && asked.scope.is_err() {
@@ -341,6 +346,12 @@ impl Asked {
     }
 }
 
+/// The record of an answer that was stored for this very request.
+pub(crate) fn exact_hit(app: &App, asked: &Asked, entry: &Entry) -> Served {
+    let is_stale = entry.expires_ms <= now_ms();
+    hit(app, asked, entry, Hit::Exact, json!({"cache": {"level": "exact", "id": entry.id, "stale": is_stale}}))
+}
+
 /// The record of an answer that was stored.
 pub(crate) fn hit(app: &App, asked: &Asked, entry: &Entry, hit: Hit, trace: serde_json::Value) -> Served {
     let usage = entry.reply.usage.as_ref().and_then(Usage::from_openai).unwrap_or_default();
@@ -364,13 +375,13 @@ pub(crate) fn hit(app: &App, asked: &Asked, entry: &Entry, hit: Hit, trace: serd
     }
 }
 
-/// Settles a request that cost nothing.
+/// Settles a request whose key pays nothing.
 pub(crate) fn settle_hit(mut settlement: Settlement, asked: &Asked, served: &Served, state: &'static str) {
     fill(&mut settlement.generation, asked, served);
     settlement.generation.state = state.to_owned();
     telemetry::request_ended(served.head.hit, state, asked.started.elapsed());
     telemetry::money(served);
-    settlement.finish(Bill::default());
+    settlement.finish(Bill { upstream: served.upstream, charged: NanoUsd::ZERO });
 }
 
 /// Settles a request that was not served and cost nothing.

@@ -128,7 +128,11 @@ async fn fly(
     if asked.mode == CacheMode::Only {
         return Err(Error::NotCached);
     }
-    let (Success { answer, call }, upstream_wait) = first_success(app, asked, settlement, &route, progress).await?;
+    let (Success { answer, call }, upstream_wait) = match first_success(app, asked, settlement, &route, progress).await
+    {
+        Ok(success) => success,
+        Err(error) => return stale(app, asked, progress).ok_or(error),
+    };
     let lowered = call.max_tokens.filter(|cap| asked.request.max_tokens != Some(*cap));
     let head = Arc::new(Head {
         hit: progress.hit.unwrap_or_default(),
@@ -173,6 +177,13 @@ async fn fly(
     };
     let trace = Arc::new(progress.trace.clone());
     Ok(Served { head, reply, usage, cost: charged, upstream, saved, trace })
+}
+
+/// The expired answer to this very request, where it may stand in for providers that do not answer.
+fn stale(app: &App, asked: &Asked, progress: &Progress) -> Option<Served> {
+    let lately = Duration::from_secs(app.cache.config().stale_if_error_s);
+    let entry = app.cache.exact(&asked.fingerprint, lately).filter(|entry| asked.reads_cache() && asked.fits(entry))?;
+    Some(Served { upstream: progress.wasted(), ..pipeline::exact_hit(app, asked, &entry) })
 }
 
 /// Sets money aside, waits for its turn, writes the reservation down and calls the candidates; returns the answer and
