@@ -16,6 +16,7 @@ mod hostile;
 mod lifecycle;
 mod outage;
 mod routing;
+mod semantic;
 mod stack;
 mod tidy;
 mod upstream;
