@@ -86,6 +86,16 @@ pub(crate) struct Meaning {
     pub index: Index,
 }
 
+impl Meaning {
+    /// Removes what has expired.
+    pub(crate) fn sweep(&self, now_ms: i64) -> usize {
+        let removed = self.index.retain(|row| row.expires_ms > now_ms);
+        let roots: HashSet<AnswerId> = self.index.answers().iter().map(|answer| self.level.root(answer)).collect();
+        self.level.retain_answers(|answer| roots.contains(answer));
+        removed
+    }
+}
+
 /// What a hit was decided on.
 type Hit = (Owner, Question, Look);
 
@@ -436,6 +446,12 @@ impl Cache {
             *epoch
         };
         self.write(CacheWrite::Epoch { tenant_id: tenant.to_owned(), epoch });
+    }
+
+    /// Removes prompts from memory that have expired by then, and what was learned of answers that none leads to any
+    /// more; returns how many prompts.
+    pub fn sweep_memory(&self, now_ms: i64) -> usize {
+        self.meaning.as_ref().map_or(0, |meaning| meaning.sweep(now_ms))
     }
 
     fn write(&self, change: CacheWrite) {

@@ -1,12 +1,10 @@
 //! The cache's memory and its file: rows to and from it, and the task that writes.
 
 use crate::cache::{Entry, Meaning, SWEEP_EVERY, TIES_MS, now_ms};
-use crate::decision::AnswerId;
 use crate::index::{Earlier, Row};
 use crate::semantic::Owner;
 use database::{CacheFile, CacheWrite, StoredAnswer, StoredJudge, StoredPrompt};
 use protocol::{Digest, Reply};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -101,11 +99,7 @@ pub(crate) async fn write(
             }
             _ = sweep.tick() => {
                 if let Some(meaning) = &meaning {
-                    let now = now_ms();
-                    meaning.index.retain(|row| row.expires_ms > now);
-                    let roots: HashSet<AnswerId> =
-                        meaning.index.answers().iter().map(|answer| meaning.level.root(answer)).collect();
-                    meaning.level.retain_answers(|answer| roots.contains(answer));
+                    meaning.sweep(now_ms());
                 }
                 file.sweep(now_ms() - stale_ms, now_ms() - TIES_MS).await.map(|_| ())
             }

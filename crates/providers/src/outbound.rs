@@ -50,6 +50,14 @@ impl Outbound {
         self.receive(url, self.client.get(url)).await
     }
 
+    /// Gets a document with a bearer token, whatever the status.
+    ///
+    /// # Errors
+    /// When no whole answer comes within the deadline.
+    pub async fn get_as(&self, url: &str, token: &str) -> Result<Received, Failure> {
+        self.receive(url, self.client.get(url).header(AUTHORIZATION, format!("Bearer {token}"))).await
+    }
+
     /// A provider's own list of models.
     ///
     /// # Errors

@@ -129,8 +129,18 @@ async fn replay(mode: Mode, rows: &[Row], quality_min: f64, tick: impl Fn()) -> 
         report.add(row, &received, &mut class_of, rows);
         tick();
     }
+    report.cost += audits(&client, &format!("http://{}/v1/cache/stats", gateway.address), &key).await?;
     gateway.stop().await;
     Ok(report)
+}
+
+/// What checking the cache's hits has cost.
+async fn audits(client: &Outbound, url: &str, key: &str) -> Result<NanoUsd, Failure> {
+    let stats = client.get_as(url, key).await.map_err(|failure| Failure::Request(failure.to_string()))?;
+    let stats: Value = serde_json::from_slice(&stats.body).unwrap_or_default();
+    let usd = stats["data"]["audits_usd"].as_f64();
+    usd.and_then(NanoUsd::from_usd)
+        .ok_or_else(|| Failure::Request("the cache says not what its audits cost".to_owned()))
 }
 
 /// The demo's configuration. Its models have no `ability`: the router knows of them what it knows of any model without
