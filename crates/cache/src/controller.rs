@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
+/// More than any probability.
+const NEVER: f64 = 1.1;
 /// Requests that the threshold looks back on.
 const WINDOW: usize = 3_000;
 /// The threshold is set anew after so many.
@@ -71,14 +73,20 @@ impl Default for Controller {
 impl Controller {
     /// The least probability that may be served where at most `error_max` of the requests may be answered wrongly.
     pub(crate) fn threshold(&self, error_max: f64) -> f64 {
+        if error_max <= 0.0 {
+            return NEVER;
+        }
         let allowed = self.ambition * error_max * self.window.len() as f64;
-        let served = self.plan.partition_point(|(p, wrong)| *wrong <= allowed && *p >= PROBABILITY_MIN);
+        let mut served = self.plan.partition_point(|(p, wrong)| *wrong <= allowed && *p >= PROBABILITY_MIN);
+        if let Some((next, _)) = self.plan.get(served) {
+            // Of equal probabilities all are served or none.
+            served = served.min(self.plan.partition_point(|(p, _)| p > next));
+        }
         let least = match served.checked_sub(1) {
+            _ if self.plan.is_empty() && self.requests < EVERY => CAUTIOUS, // there is no plan yet
             Some(last) => self.plan[last].0,
-            None => 1.1, // nothing that was seen lately could be served
+            None => NEVER, // nothing that was seen lately could be served
         };
-        // Before the first plan there is only caution.
-        let least = if self.plan.is_empty() { CAUTIOUS } else { least };
         let floor = if self.requests < CAUTIOUS_REQUESTS { CAUTIOUS } else { PROBABILITY_MIN };
         least.max(floor)
     }
@@ -162,5 +170,98 @@ impl Controller {
             error: self.error().max(0.0),
             error_high: (self.error() + 1.96 * self.deviation()).max(0.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Traffic whose probabilities are right: returns the controller, and how many were served and wrong.
+    fn run(error_max: f64, requests: usize, mut draw: impl FnMut() -> f64) -> (Controller, usize, usize) {
+        let mut controller = Controller::default();
+        let (mut hits, mut wrong) = (0, 0);
+        for _ in 0..requests {
+            let p = 1.0 - draw().powi(3);
+            let is_hit = p >= controller.threshold(error_max);
+            controller.saw(p, error_max);
+            if is_hit {
+                let is_right = draw() < p;
+                controller.hit(p);
+                hits += 1;
+                wrong += usize::from(!is_right);
+                if draw() < Controller::audit_chance(p) {
+                    controller.audited(p, is_right);
+                }
+            }
+        }
+        (controller, hits, wrong)
+    }
+
+    fn lcg(seed: u64) -> impl FnMut() -> f64 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn calibrated_traffic_stays_near_what_is_allowed_and_is_served(seed in any::<u64>()) {
+            for error_max in [0.01, 0.05] {
+                let (controller, hits, wrong) = run(error_max, 10_000, lcg(seed));
+                let error = wrong as f64 / 10_000.0;
+                prop_assert!(error < 1.5 * error_max, "{} of {}", error, error_max);
+                prop_assert!(hits > 1_000, "{} hits", hits);
+                let estimate = controller.estimate();
+                prop_assert!((estimate.error - error).abs() < 0.6 * error_max + 0.005, "{:?} {}", estimate, error);
+            }
+        }
+
+        #[test]
+        fn a_stricter_share_never_lowers_the_threshold(ps in proptest::collection::vec(0.0f64..1.0, 600..900)) {
+            let mut controller = Controller::default();
+            ps.iter().for_each(|p| controller.saw(*p, 0.01));
+            let shares = [0.0, 0.001, 0.01, 0.05, 0.5];
+            prop_assert!(shares.windows(2).all(|two| controller.threshold(two[0]) >= controller.threshold(two[1])));
+            prop_assert!(controller.threshold(0.0) > 1.0, "a share of nothing serves nothing");
+        }
+    }
+
+    #[test]
+    fn audits_that_find_more_wrong_than_expected_make_it_stricter() {
+        let mut controller = Controller::default();
+        let saw_many = |controller: &mut Controller| {
+            (0..1_000).for_each(|at| controller.saw(0.9 + 0.0001 * f64::from(at), 0.02));
+        };
+        saw_many(&mut controller);
+        let before = controller.threshold(0.02);
+        for _ in 0..200 {
+            controller.hit(0.97);
+            controller.audited(0.97, false);
+        }
+        saw_many(&mut controller);
+        assert!(controller.threshold(0.02) > before && controller.estimate().error > 0.02);
+    }
+
+    #[test]
+    fn of_equal_probabilities_all_are_served_or_none() {
+        let mut controller = Controller::default();
+        (0..1_000).for_each(|_| controller.saw(0.97, 0.02));
+        assert_eq!(controller.threshold(0.02), NEVER, "30 wrong ones are expected, 12 are planned for");
+        assert!(controller.threshold(0.06) < 0.971);
+    }
+
+    #[test]
+    fn nothing_uncertain_is_served_while_little_is_known() {
+        let mut controller = Controller::default();
+        assert_eq!(controller.threshold(1.0), CAUTIOUS);
+        (0..400).for_each(|_| controller.saw(0.9, 1.0));
+        assert!(controller.threshold(1.0) >= CAUTIOUS);
+        (0..400).for_each(|_| controller.saw(0.9, 1.0));
+        assert!(controller.threshold(1.0) <= 0.9);
     }
 }

@@ -254,3 +254,102 @@ pub fn cosine_of(a: &[f32], b: &[f32]) -> f32 {
     }
     sums.iter().sum::<f32>() + rest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SCOPE: Digest = Digest([1; 32]);
+
+    fn unit(numbers: &[f32]) -> Vec<f32> {
+        let length = numbers.iter().map(|x| x * x).sum::<f32>().sqrt();
+        numbers.iter().map(|x| x / length).collect()
+    }
+
+    fn row(id: &str, vector: Vec<f32>, expires_ms: i64) -> Row {
+        Row {
+            id: id.into(),
+            answer: id.into(),
+            prompt: "p".into(),
+            vector: vector.into(),
+            earlier: None,
+            principal: 0,
+            expires_ms,
+        }
+    }
+
+    fn angle(angle: f32) -> Vec<f32> {
+        let mut vector = vec![0.0; 20];
+        (vector[0], vector[19]) = (angle.cos(), angle.sin());
+        vector
+    }
+
+    fn ids(found: &[Neighbour]) -> Vec<&str> {
+        found.iter().map(|neighbour| &*neighbour.row.id).collect()
+    }
+
+    #[test]
+    fn the_nearest_living_rows_of_the_scope_are_found_in_order() {
+        let index = Index::default();
+        for at in 0..20 {
+            let expires_ms = if at == 1 { 5 } else { 99 };
+            index.add(SCOPE, [row(&format!("{at:02}"), angle(at as f32 * 0.1), expires_ms)]);
+        }
+        index.add(Digest([2; 32]), [row("foreign", angle(0.0), 99)]);
+        let found = index.nearest(&SCOPE, &angle(0.0), None, 10);
+        assert_eq!(ids(&found), ["00", "02", "03", "04", "05", "06"]);
+        assert!((found[1].cosine - 0.2f32.cos()).abs() < 1e-6);
+        index.add(SCOPE, [row("twin", angle(0.0), 99)]);
+        assert_eq!(ids(&index.nearest(&SCOPE, &angle(0.0), None, 10))[..2], ["twin", "00"], "the greater id first");
+        assert_eq!(index.retain(|row| row.expires_ms > 10), 1);
+        assert_eq!((index.len(), index.scopes()), (21, 2));
+        assert_eq!(index.retain(|_| false), 21);
+        assert_eq!((index.len(), index.scopes()), (0, 0));
+    }
+
+    #[test]
+    fn earlier_turns_count_where_both_have_them_and_part_where_one_has() {
+        let index = Index::default();
+        let with = |id: &str, earlier: f32| Row {
+            earlier: Some(Earlier { text: "e".into(), vector: angle(earlier).into() }),
+            ..row(id, angle(0.0), 99)
+        };
+        index.add(SCOPE, [with("same", 0.0), with("other", 1.2), row("alone", angle(0.0), 99)]);
+        let found = index.nearest(&SCOPE, &angle(0.1), Some(&angle(0.0)), 0);
+        assert_eq!(ids(&found), ["same", "other"]);
+        assert!((found[0].cosine - 0.1f32.cos()).abs() < 1e-6 && (found[1].cosine - 1.2f32.cos()).abs() < 1e-6);
+        assert_eq!(ids(&index.nearest(&SCOPE, &angle(0.1), None, 0)), ["alone"]);
+    }
+
+    #[test]
+    fn a_full_index_lets_go_what_expires_first() {
+        let index = Index::default();
+        index.add(SCOPE, (0..100).map(|at| row(&format!("{at:03}"), angle(at as f32 / 50.0), 100 - at)));
+        assert_eq!(index.shrink(100), 0);
+        assert_eq!(index.shrink(50), 55);
+        assert_eq!(ids(&index.nearest(&SCOPE, &angle(0.0), None, 0))[0], "000");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn sign_codes_find_what_looking_at_all_finds(seed in any::<u64>()) {
+            let index = Index::default();
+            let mut state = seed | 1;
+            let mut draw = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1u64 << 24) as f32 - 0.4
+            };
+            let vectors: Vec<Vec<f32>> = (0..3_000).map(|_| unit(&(0..96).map(|_| draw()).collect::<Vec<_>>())).collect();
+            for (at, vector) in vectors.iter().enumerate() {
+                index.add(SCOPE, [row(&format!("{at:04}"), vector.clone(), 99)]);
+            }
+            for at in (0..3_000).step_by(97) {
+                let near: Vec<f32> = vectors[at].iter().map(|x| x + 0.03 * draw()).collect();
+                let found = index.nearest(&SCOPE, &unit(&near), None, 0);
+                prop_assert_eq!(&*found[0].row.id, format!("{at:04}"));
+            }
+        }
+    }
+}

@@ -7,10 +7,11 @@ use crate::decision::{AnswerId, CASE_COUNT, CASE_FORM, Case};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Prior variance of a weight, and of an answer's effect. How much an exchanged or additional word matters differs most
-/// from one kind of traffic to the other: it starts as a reason to refuse, and a few labels undo that.
+/// Prior variance of a weight, and of an answer's effect. How likely answers are right at all, and how much an exchanged or
+/// additional word matters, differs most from one kind of traffic to the other: there learning starts with caution, and a
+/// few labels undo it.
 const WEIGHT_VARIANCE: f64 = 0.2;
-const FORM_VARIANCE: f64 = 1.0;
+const TRAFFIC_VARIANCE: f64 = 1.0;
 const EFFECT_VARIANCE: f64 = 0.49;
 const EFFECT_MIN: f64 = -6.0;
 const EFFECT_MAX: f64 = 3.0;
@@ -38,7 +39,8 @@ impl Learner {
     pub(crate) fn new(prior: &[f64; CASE_COUNT]) -> Self {
         let mut covariance = [[0.0; CASE_COUNT]; CASE_COUNT];
         (0..CASE_COUNT).for_each(|at| covariance[at][at] = WEIGHT_VARIANCE);
-        CASE_FORM.for_each(|at| covariance[at][at] = FORM_VARIANCE);
+        covariance[0][0] = TRAFFIC_VARIANCE;
+        CASE_FORM.for_each(|at| covariance[at][at] = TRAFFIC_VARIANCE);
         Self { weights: *prior, covariance, effects: HashMap::new() }
     }
 
@@ -85,4 +87,55 @@ impl Learner {
 
 fn dot(a: &[f64; CASE_COUNT], b: &[f64; CASE_COUNT]) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(answer: &str, cosine: f64, score: f64) -> Case {
+        let mut numbers = [0.0; CASE_COUNT];
+        (numbers[0], numbers[1], numbers[2]) = (1.0, 10.0 * (cosine - 0.85), score);
+        Case { answer: answer.into(), cosine: cosine as f32, numbers, answers: vec![answer.into()] }
+    }
+
+    const PRIOR: [f64; CASE_COUNT] = [0.5, 0.5, 0.3, 0.3, 1.0, 1.0, 0.0, -4.0, -4.0];
+
+    #[test]
+    fn labels_move_the_answer_and_then_its_like() {
+        let mut learner = Learner::new(&PRIOR);
+        let (this, like) = (case("a", 0.9, 1.0), case("b", 0.9, 1.0));
+        let before = learner.probability(&this);
+        assert_eq!(before, learner.probability(&like));
+        learner.learn(&this, false, 1.0);
+        assert!(learner.probability(&this) < learner.probability(&like), "the answer's own effect");
+        assert!(learner.probability(&like) < before, "what such cases have in common");
+        (0..50).for_each(|_| learner.learn(&this, true, 1.0));
+        assert!(learner.probability(&this) > 0.9);
+        learner.retain(|answer| &**answer != "a");
+        assert_eq!(learner.effect(&"a".into()), 0.0);
+    }
+
+    #[test]
+    fn caution_about_an_exchanged_word_gives_way_to_labels() {
+        let mut learner = Learner::new(&PRIOR);
+        let mut slot = case("a", 0.95, 4.0);
+        slot.numbers[CASE_FORM.start] = 1.0;
+        assert!(learner.probability(&slot) < 0.5);
+        for at in 0..40 {
+            slot.answer = format!("{at}").into();
+            learner.learn(&slot, true, 1.0);
+        }
+        slot.answer = "new".into();
+        assert!(learner.probability(&slot) > 0.85, "{}", learner.probability(&slot));
+    }
+
+    #[test]
+    fn what_was_learned_is_the_same_after_storing() {
+        let mut learner = Learner::new(&PRIOR);
+        learner.learn(&case("a", 0.9, 1.0), true, 20.0);
+        let stored = serde_json::to_string(&learner).expect("JSON");
+        let back: Learner = serde_json::from_str(&stored).expect("a learner");
+        assert_eq!(back.probability(&case("a", 0.8, 2.0)), learner.probability(&case("a", 0.8, 2.0)));
+    }
 }
