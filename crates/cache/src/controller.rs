@@ -217,7 +217,8 @@ mod tests {
                 prop_assert!(error < 1.5 * error_max, "{} of {}", error, error_max);
                 prop_assert!(hits > 1_000, "{} hits", hits);
                 let estimate = controller.estimate();
-                prop_assert!((estimate.error - error).abs() < 0.6 * error_max + 0.005, "{:?} {}", estimate, error);
+                let deviation = (estimate.error_high - estimate.error) / 1.96;
+                prop_assert!((estimate.error - error).abs() < 4.0 * deviation + 0.002, "{:?} {}", estimate, error);
             }
         }
 

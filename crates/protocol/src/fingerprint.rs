@@ -203,7 +203,56 @@ mod tests {
         );
     }
 
+    /// Fields of a request, each with a value and another one.
+    const FIELDS: [(&str, &str, &str); 15] = [
+        ("temperature", "0", "0.2"),
+        ("top_p", "1", "0.9"),
+        ("n", "1", "2"),
+        ("seed", "1", "2"),
+        ("stop", "[\"x\"]", "[\"y\"]"),
+        ("presence_penalty", "0", "1"),
+        ("frequency_penalty", "0", "1"),
+        ("logit_bias", "{\"1\":1}", "{\"1\":2}"),
+        ("tools", "[]", "[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"),
+        ("tool_choice", "\"auto\"", "\"none\""),
+        ("response_format", "{\"type\":\"text\"}", "{\"type\":\"json_object\"}"),
+        ("reasoning", "{\"effort\":\"low\"}", "{\"effort\":\"high\"}"),
+        ("modalities", "[\"text\"]", "[\"text\",\"audio\"]"),
+        ("provider", "{\"only\":[\"x\"]}", "{\"only\":[\"y\"]}"),
+        ("a_field_of_next_year", "1", "2"),
+    ];
+
     proptest! {
+        /// Any request with any of these fields: each of them changed alone is another scope, another question is not.
+        #[test]
+        fn each_field_of_a_random_request_changed_alone_is_another_scope(
+            chosen in proptest::collection::vec(any::<bool>(), FIELDS.len()), system in "[a-z ]{0,20}", said in "[a-z ]{1,20}",
+            question in "[a-z ]{1,20}", other in "[a-z ]{1,20}",
+        ) {
+            let body = |skip: Option<usize>, system: &str, said: &str, question: &str| {
+                let mut body = serde_json::json!({"model": "m", "messages": [
+                    {"role": "system", "content": system}, {"role": "user", "content": "before"},
+                    {"role": "assistant", "content": said}, {"role": "user", "content": question},
+                ]});
+                for (at, (name, value, changed)) in FIELDS.iter().enumerate() {
+                    let value = if skip == Some(at) { changed } else { value };
+                    if chosen[at] || skip == Some(at) {
+                        body[*name] = serde_json::from_str(value).expect("JSON");
+                    }
+                }
+                parse(&body.to_string())
+            };
+            let tag = |request: &ChatRequest| context_tag(request, &["t"], &str::to_owned).expect("a question");
+            let base = tag(&body(None, &system, &said, &question));
+            prop_assert_eq!(base, tag(&body(None, &system, &said, &other)), "another question");
+            prop_assert_ne!(base, tag(&body(None, &format!("{system}."), &said, &question)), "another system prompt");
+            prop_assert_ne!(base, tag(&body(None, &system, &format!("{said}."), &question)), "another turn of the assistant");
+            prop_assert_ne!(base, context_tag(&body(None, &system, &said, &question), &["u"], &str::to_owned).expect("one"));
+            for (at, (name, ..)) in FIELDS.iter().enumerate() {
+                prop_assert_ne!(base, tag(&body(Some(at), &system, &said, &question)), "{}", name);
+            }
+        }
+
         #[test]
         fn field_order_never_matters_and_any_text_does(question in "[a-z \"\\\\{}]{1,20}", other in "[a-z \"\\\\{}]{1,20}") {
             let text = Value::String(question.clone()).to_string();

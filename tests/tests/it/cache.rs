@@ -132,7 +132,7 @@ async fn identical_concurrent_misses_make_one_upstream_call() {
     let stack = stack().await;
     stack.simulator.hold();
     let mut waiting = tokio::task::JoinSet::new();
-    for at in 0..20 {
+    for at in 0..64 {
         let body = if at % 2 == 0 { question("acme/good", ASKED) } else { streamed(question("acme/good", ASKED)) };
         let request = stack.post_as(&stack.key, "/v1/chat/completions", &body);
         waiting.spawn(async move {
@@ -142,7 +142,7 @@ async fn identical_concurrent_misses_make_one_upstream_call() {
         });
     }
     eventually("the leader arrives", || stack.simulator.arrived() == 1).await;
-    // Requests sent after the twenty, so that these have reached the gateway when those have reached the provider.
+    // Requests sent after the 64, so that these have reached the gateway when those have reached the provider.
     for at in 0..5 {
         let later = stack.post_as(&stack.key, "/v1/chat/completions", &question("acme/good", &format!("later {at}")));
         tokio::spawn(later.send());
