@@ -419,6 +419,9 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         generation.provider.clone_from(&endpoint.provider);
     }
     let hit = progress.hit.unwrap_or(Hit::Bypass);
+    if asked.is_shadow {
+        bill.charged = NanoUsd::ZERO;
+    }
     generation.state = state.to_owned();
     generation.cache = hit.as_str().to_owned();
     generation.latency_ms = pipeline::elapsed_ms(asked.started);

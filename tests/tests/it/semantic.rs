@@ -239,3 +239,20 @@ async fn an_expired_answer_stands_in_for_a_provider_that_fails() {
     assert_eq!(stale.json()["choices"], first.json()["choices"]);
     assert_eq!(stack.chat(&ask("What does the annual plan cost?")).await.status, 503, "nothing stands in for others");
 }
+
+#[tokio::test]
+async fn openrouters_headers_shorten_renew_and_turn_off() {
+    let stack = stack(&[], "").await;
+    let ask_with = async |name: &str, value: &str| {
+        let request = stack.post_as(&stack.key, "/v1/chat/completions", &ask(ASKED)).header(name, value);
+        stack.send(request).await
+    };
+    assert_eq!(ask_with("x-openrouter-cache-ttl", "0").await.header("x-sluice-cache"), "miss");
+    assert_eq!(stack.chat(&ask(ASKED)).await.header("x-sluice-cache"), "miss", "it lived no second");
+    assert_eq!(stack.chat(&ask(ASKED)).await.header("x-sluice-cache"), "exact");
+    assert_eq!(ask_with("x-openrouter-cache-clear", "true").await.header("x-sluice-cache"), "bypass");
+    assert_eq!(ask_with("x-openrouter-cache", "false").await.header("x-sluice-cache"), "bypass");
+    let bad = ask_with("x-openrouter-cache-ttl", "soon").await;
+    assert!(bad.status == 400 && bad.text.contains("X-OpenRouter-Cache-TTL"), "{}", bad.text);
+    assert_eq!(stack.simulator.arrived(), 4);
+}

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use ledger::Settlement;
 use protocol::dialect::openai_chat::{DONE, encode_event};
-use protocol::{CacheMode, ChatRequest, Chunk, Told};
+use protocol::{CacheMode, ChatRequest, Chunk, FieldError, Told};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -85,8 +85,20 @@ pub(super) fn read_request(body: &Bytes, headers: &HeaderMap) -> Result<ChatRequ
         let session = headers.get("x-session-id").and_then(|value| value.to_str().ok());
         request.session = session.filter(|session| session.len() <= SESSION_BYTES_MAX).map(str::to_owned);
     }
+    let says = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    if says("x-openrouter-cache-clear").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        && *mode != CacheMode::Off
+    {
+        *mode = CacheMode::Refresh;
+    }
+    if let Some(ttl) = says("x-openrouter-cache-ttl") {
+        let problem = || FieldError::new("X-OpenRouter-Cache-TTL", format!("`{ttl}`; use whole seconds"));
+        let ttl_s: u64 = ttl.parse().map_err(|_| problem())?;
+        let own = request.sluice.cache.ttl_s.unwrap_or(u64::MAX);
+        request.sluice.cache.ttl_s = Some(own.min(ttl_s));
+    }
     if headers.get("x-openrouter-cache").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"false")) {
-        *mode = CacheMode::Off;
+        request.sluice.cache.mode = CacheMode::Off;
     }
     Ok(request)
 }
