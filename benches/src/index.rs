@@ -1,10 +1,9 @@
 //! The semantic level's index at size: memory of an entry, start-up from its file, search, sweep.
 
-use cache::{Cache, CacheConfig, CacheModel, Owner, Question};
+use cache::{Cache, CacheConfig, CacheModel, Owner, Question, Words};
 use clap::Parser;
 use database::{CacheFile, CacheWrite, StoredPrompt};
 use protocol::Digest;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,7 +48,7 @@ async fn main() {
     config.semantic.entries_max = arguments.entries * 2;
     let begun = Instant::now();
     let file = CacheFile::open(&path).await.expect("a file");
-    let words = Arc::new(HashMap::new());
+    let words = Arc::new(Words::default());
     let model = CacheModel::shipped().expect("a model");
     let cache = Cache::open(&config, Some(file), Some((EMBEDDER, words)), model).await.expect("a cache");
     println!(

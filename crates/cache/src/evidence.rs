@@ -80,7 +80,7 @@ mod tests {
 
     #[track_caller]
     fn check(fresh: &str, stored: &str, expected: Agreement) {
-        assert_eq!(agreement(fresh, stored, &Words::new(), None), expected, "{fresh} | {stored}");
+        assert_eq!(agreement(fresh, stored, &Words::default(), None), expected, "{fresh} | {stored}");
     }
 
     #[test]

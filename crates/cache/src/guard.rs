@@ -3,8 +3,9 @@
 
 use crate::lexicon::LEXICON;
 use crate::text::{Reading, Word};
+use foldhash::HashSet;
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 /// Why a stored answer may not serve a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,7 +1,7 @@
 //! Word lists of the guard. They only ever add refusals or, for fillers and synonyms, undo the refusal of a word that
 //! changes nothing; names and numbers are recognised by form, never by list.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use std::sync::LazyLock;
 
 const TEXT: &str = include_str!("lexicon.txt");

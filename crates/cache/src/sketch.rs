@@ -1,7 +1,8 @@
 //! A prompt taken apart once, for every comparison with another.
 
 use crate::text::{RARE, Reading, Words};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use foldhash::fast::FixedState;
+use std::hash::BuildHasher;
 
 /// What comparisons need of a prompt.
 #[derive(Debug, Clone, Default)]
@@ -32,11 +33,9 @@ impl Sketch {
     }
 }
 
-/// The same in every process.
-fn hash(value: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+/// The same for the same word, as long as the process lives.
+fn hash(word: &str) -> u64 {
+    FixedState::default().hash_one(word)
 }
 
 fn trigrams(prompt: &str) -> Vec<u64> {

@@ -1,8 +1,9 @@
 //! Reading a prompt as the guard compares it: words with stems, numbers, quoted parts.
 
 use crate::lexicon::LEXICON;
+use foldhash::HashMap;
 use rust_stemmers::{Algorithm, Stemmer};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// One word of a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn words_numbers_and_names_are_read_by_form() {
-        let reading = Reading::of("Don't send Vorland's 7pm order of $1,250.50 to B-52, ok?", &Words::new());
+        let reading = Reading::of("Don't send Vorland's 7pm order of $1,250.50 to B-52, ok?", &Words::default());
         let words: Vec<&str> = reading.words.iter().map(|word| word.text.as_str()).collect();
         assert_eq!(words, ["do", "not", "send", "vorland", "pm", "order", "of", "to", "b", "ok"]);
         assert_eq!(reading.numbers, ["7", "1250.50", "52"]);
@@ -306,7 +307,8 @@ mod tests {
 
     #[test]
     fn literals_are_quotes_and_identifiers() {
-        let reading = Reading::of("Why does `git pull` fail in src/main.rs with \"Permission denied\"?", &Words::new());
+        let reading =
+            Reading::of("Why does `git pull` fail in src/main.rs with \"Permission denied\"?", &Words::default());
         let literals: Vec<&str> = reading.literals.iter().map(String::as_str).collect();
         assert_eq!(literals, ["git pull", "permission denied", "src/main.rs"]);
     }

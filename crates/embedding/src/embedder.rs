@@ -14,6 +14,9 @@ const QUEUE_MAX: usize = 256;
 /// Texts computed together at the most.
 const BATCH_MAX: usize = 16;
 
+/// Words with how much each says, 0 to 1.
+type Words = foldhash::HashMap<String, f32>;
+
 /// The vector of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedded {
@@ -46,7 +49,7 @@ struct Job {
 pub struct Embedder {
     jobs: mpsc::Sender<Job>,
     identity: Arc<str>,
-    words: Arc<HashMap<String, f32>>,
+    words: Arc<Words>,
 }
 
 impl Embedder {
@@ -74,7 +77,7 @@ impl Embedder {
 
     /// The words that the model knows as one piece, lower-case, each with how much it says: near 0 for the commonest, 1
     /// for the rarest.
-    pub fn words(&self) -> Arc<HashMap<String, f32>> {
+    pub fn words(&self) -> Arc<Words> {
         Arc::clone(&self.words)
     }
 
@@ -135,7 +138,7 @@ fn compute(embedding: &mut TextEmbedding, texts: &[&str]) -> Result<Vec<Embedded
 }
 
 /// Vocabularies list words by falling frequency, and by Zipf's law the logarithm of the rank goes with the information.
-fn weigh(vocabulary: HashMap<String, u32>) -> HashMap<String, f32> {
+fn weigh(vocabulary: HashMap<String, u32>) -> Words {
     /// The commonest words differ less than their ranks.
     const FLAT: f32 = 6.0;
     let is_word = |text: &str| text.chars().count() > 1 && text.chars().all(char::is_alphabetic);
