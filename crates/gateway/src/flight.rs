@@ -22,6 +22,8 @@ pub(crate) struct FlightKey {
     pub key_hash: String,
     /// What one mode may be answered with another may not.
     pub mode: CacheMode,
+    /// An answer found by meaning that one caller allows may be too unsure for a stricter one.
+    pub error_max_bits: u64,
     /// One request must not end at another's deadline.
     pub timeouts_ms: [Option<u64>; 2],
 }
@@ -306,6 +308,7 @@ mod tests {
             fingerprint: Digest([0; 32]),
             key_hash: "k".into(),
             mode: CacheMode::On,
+            error_max_bits: 0,
             timeouts_ms: [None; 2],
         })
     }

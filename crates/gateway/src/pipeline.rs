@@ -94,6 +94,7 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
         fingerprint: asked.fingerprint,
         key_hash: key_hash(),
         mode: asked.mode,
+        error_max_bits: asked.error_max.to_bits(),
         timeouts_ms: [asked.request.sluice.timeout_ms, asked.request.sluice.first_token_timeout_ms],
     });
     let (follower, leader) = app.flights.join(key, &asked.id);
@@ -140,7 +141,11 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
         }
     };
     // What must leave no trace is neither looked for nor kept.
-    let mode = if request.provider.zdr == Some(true) { CacheMode::Off } else { wanted.mode };
+    let mode = match (request.provider.zdr, wanted.mode) {
+        (Some(true), CacheMode::Only) => return Err(Error::NotCached),
+        (Some(true), _) => CacheMode::Off,
+        (_, mode) => mode,
+    };
     Ok(Asked {
         id: generation_id(),
         fingerprint: fingerprint(&request, &identity),
@@ -278,6 +283,12 @@ impl Asked {
     /// The same request as the gateway itself asks it.
     pub(crate) fn in_the_shadow(&self, mode: CacheMode) -> Self {
         Self { id: generation_id(), mode, is_shadow: true, started: Instant::now(), ..self.clone() }
+    }
+
+    /// True where the gateway checks a hit: nobody but itself pays for that. What renews a stored answer is paid for by the
+    /// key that asked for the answer.
+    pub(crate) fn is_audit(&self) -> bool {
+        self.is_shadow && self.mode == CacheMode::Off
     }
 
     /// What its record says where no stored answer was given.

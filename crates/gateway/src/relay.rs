@@ -373,8 +373,7 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
     }
     telemetry::request_ended(served.head.hit, "served", asked.started.elapsed());
     telemetry::money(served);
-    // Nobody asked for what happens in the shadow, so nobody pays for it but the gateway.
-    let charged = if asked.is_shadow { NanoUsd::ZERO } else { served.cost };
+    let charged = if asked.is_audit() { NanoUsd::ZERO } else { served.cost };
     settlement.finish(Bill { upstream: served.upstream, charged });
 }
 
@@ -419,7 +418,7 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         generation.provider.clone_from(&endpoint.provider);
     }
     let hit = progress.hit.unwrap_or(Hit::Bypass);
-    if asked.is_shadow {
+    if asked.is_audit() {
         bill.charged = NanoUsd::ZERO;
     }
     generation.state = state.to_owned();

@@ -226,6 +226,16 @@ async fn an_expired_answer_is_given_while_one_fresh_answer_is_fetched() {
     }
     assert!(renewed().await, "the renewed answer is the one that is given");
     assert_eq!(stack.simulator.arrived(), 2, "many readers of an expired answer renew it once");
+    let cost = first.header("x-sluice-cost-usd").parse::<f64>().expect("dollars");
+    let mut used = 0.0;
+    for _ in 0..200 {
+        used = stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("dollars");
+        if used > 1.5 * cost {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!((used - 2.0 * cost).abs() < 1e-9, "the key pays for the renewal too: {used} for two of {cost}");
 }
 
 #[tokio::test]
