@@ -312,14 +312,16 @@ impl Cache {
     pub fn place(&self, id: &str, tenant: &str, placed: Placed) {
         let stored = self.by_id.get(id).and_then(|fingerprint| self.memory.get(&fingerprint));
         let (Some(meaning), Some(entry)) = (&self.meaning, stored) else { return };
+        let answer = self.unite(tenant, &placed.same).unwrap_or_else(|| id.into());
         let row = Row {
             id: id.into(),
-            answer: self.unite(tenant, &placed.same).unwrap_or_else(|| id.into()),
+            // A prompt leads to its answer as long as that lives.
+            expires_ms: self.expiry(&answer).map_or(entry.expires_ms, |until| until.min(entry.expires_ms)),
+            answer,
             prompt: placed.question.prompt.into(),
             vector: placed.question.vector.into(),
             earlier: placed.question.earlier,
             principal: placed.question.principal,
-            expires_ms: entry.expires_ms,
         };
         self.write(CacheWrite::Prompt(store_row(&meaning.embedder, tenant, &placed.scope, &row, entry.created_ms)));
         meaning.index.add(placed.scope, [row]);
@@ -329,17 +331,22 @@ impl Cache {
         }
     }
 
-    /// Makes stored answers one, the first of them; returns it.
+    /// Makes stored answers one, that which lives longest; returns it.
     pub fn unite(&self, tenant: &str, same: &[AnswerId]) -> Option<AnswerId> {
         let meaning = self.meaning.as_ref()?;
-        let first = meaning.level.root(same.first()?);
-        for other in &same[1..] {
-            let other = meaning.level.root(other);
-            if other != first {
-                self.tie(tenant, "same", other.to_string(), first.to_string());
-            }
+        let mut roots: Vec<AnswerId> = same.iter().map(|answer| meaning.level.root(answer)).collect();
+        roots.sort_by_key(|root| std::cmp::Reverse(self.expiry(root)));
+        let first = roots.first()?;
+        for other in roots[1..].iter().filter(|other| *other != first) {
+            self.tie(tenant, "same", other.to_string(), first.to_string());
         }
-        meaning.level.join(same)
+        meaning.level.join(&roots)
+    }
+
+    /// When a stored answer in memory expires.
+    fn expiry(&self, answer: &AnswerId) -> Option<i64> {
+        let fingerprint = self.by_id.get(&**answer)?;
+        self.memory.get(&fingerprint).filter(|entry| entry.id == **answer).map(|entry| entry.expires_ms)
     }
 
     /// The configured life, shorter where the caller asked for it, and by up to a tenth so that what was stored together

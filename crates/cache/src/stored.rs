@@ -98,8 +98,9 @@ pub(crate) async fn write(
                 outcome
             }
             _ = sweep.tick() => {
-                if let Some(meaning) = &meaning {
-                    meaning.sweep(now_ms());
+                if let Some(meaning) = meaning.clone() {
+                    // Of a million prompts it takes a second.
+                    let _swept = tokio::task::spawn_blocking(move || meaning.sweep(now_ms())).await;
                 }
                 file.sweep(now_ms() - stale_ms, now_ms() - TIES_MS).await.map(|_| ())
             }

@@ -5,10 +5,10 @@ use crate::pipeline::Asked;
 use crate::relay;
 use crate::served::Served;
 use crate::telemetry;
-use cache::{Agreement, AnswerId, Earlier, Entry, Evidence, Look, Placed, Put, Question, agreement};
+use cache::{Agreement, AnswerId, Earlier, Entry, Evidence, Look, Owner, Placed, Put, Question, agreement};
 use catalog::{Endpoint, NanoUsd};
 use embedding::EmbeddingError;
-use protocol::{CacheMode, Reply};
+use protocol::{CacheMode, Digest, Reply};
 use rand::Rng;
 use router::Offer;
 use std::collections::HashMap;
@@ -152,79 +152,77 @@ pub(crate) async fn remember(app: &App, asked: &Asked, found: Option<Found>, rep
     if !asked.writes_cache() || !reply.is_complete_text() {
         return;
     }
-    app.cache.put(Put {
-        id: asked.id.clone(),
-        tenant: asked.caller.tenant().to_owned(),
-        fingerprint: asked.fingerprint,
-        reply: Arc::clone(reply),
-        model: endpoint.model.clone(),
-        provider: endpoint.provider.clone(),
-        tags: asked.request.sluice.cache.tags.clone(),
-        ttl_s: Some(asked.ttl_s),
-    });
+    app.cache.put(put(asked, reply, (&endpoint.model, &endpoint.provider)));
     let (Some(Found { question, look, .. }), Ok(scope)) = (found, asked.scope) else { return };
-    let mut same = Vec::new();
-    let mut in_doubt = Vec::new();
-    for (at, answer) in
-        look.iter().filter_map(|look| look.case.as_ref()).flat_map(|case| case.answers.iter().enumerate())
-    {
-        match compare(app, asked, reply, answer, None).await {
-            Some(Agreement::Unknown) => in_doubt.push(Arc::clone(answer)),
-            Some(found) => {
-                if let (0, Some(look)) = (at, &look) {
-                    teach(app, asked, (&question, look), found == Agreement::Same, Evidence::Miss);
-                }
-                same.extend((found == Agreement::Same).then(|| Arc::clone(answer)));
-            }
-            None => {}
-        }
+    let tenant = asked.caller.tenant();
+    let answers = look.iter().filter_map(|look| look.case.as_ref()).flat_map(|case| &case.answers);
+    let mut entries = Vec::new();
+    for answer in answers {
+        entries.extend(app.cache.entry(tenant, answer).await.map(|entry| (Arc::clone(answer), entry)));
     }
-    app.cache.place(&asked.id, asked.caller.tenant(), Placed { scope, question: question.clone(), same });
-    if let (Some(look), false) = (look, in_doubt.is_empty()) {
-        let doubt = Doubt { app: app.clone(), tenant: asked.caller.tenant().to_owned(), id: asked.id.clone() };
-        let (owner, reply) = (asked.owner.clone(), Arc::clone(reply));
-        tokio::spawn(async move { doubt.resolve(&owner, (&question, &look), &reply, in_doubt).await });
+    let lesson = Lesson { app: app.clone(), owner: asked.owner.clone(), question, look };
+    let (id, fresh) = (asked.id.clone(), Arc::clone(reply));
+    // Reading answers, and the rare new encoding of a large scope, take milliseconds: too long for an async thread.
+    let placed = tokio::task::spawn_blocking(move || {
+        let in_doubt = lesson.place(&id, scope, &fresh, entries);
+        (lesson, id, fresh, in_doubt)
+    });
+    let Ok((lesson, id, fresh, in_doubt)) = placed.await else { return };
+    if !in_doubt.is_empty() {
+        tokio::spawn(async move { lesson.resolve(&id, &fresh, in_doubt).await });
     }
 }
 
-/// Answers whose agreement only their vectors can tell; nobody waits for it.
-struct Doubt {
+/// What the fresh answer to a question teaches of the stored ones near it.
+struct Lesson {
     app: App,
-    tenant: String,
-    id: String,
+    owner: Owner,
+    question: Question,
+    look: Option<Look>,
 }
 
-impl Doubt {
-    async fn resolve(&self, owner: &cache::Owner, asked: (&Question, &Look), reply: &Reply, answers: Vec<AnswerId>) {
-        let (_, look) = asked;
-        let Ok(fresh) = embed(&self.app, text_of(reply).to_owned(), PATIENCE).await else { return };
-        for answer in answers {
-            let Some(entry) = self.app.cache.entry(&self.tenant, &answer).await else { continue };
-            let Ok(stored) = embed(&self.app, text_of(&entry.reply).to_owned(), PATIENCE).await else { continue };
-            let cosine = cache::cosine_of(&fresh, &stored);
-            let found = judge(&self.app, reply, &entry, Some(cosine));
-            if found == Agreement::Unknown {
-                continue;
+type Stored = (AnswerId, Arc<Entry>);
+
+impl Lesson {
+    /// Puts the question at its place and learns what is certain; returns the answers that are in doubt.
+    fn place(&self, id: &str, scope: Digest, fresh: &Reply, entries: Vec<Stored>) -> Vec<Stored> {
+        let (mut same, mut in_doubt) = (Vec::new(), Vec::new());
+        for (answer, entry) in entries {
+            match judge(&self.app, fresh, &entry, None) {
+                Agreement::Unknown => in_doubt.push((answer, entry)),
+                found => {
+                    self.learn(&answer, found == Agreement::Same);
+                    same.extend((found == Agreement::Same).then_some(answer));
+                }
             }
-            if look.case.as_ref().is_some_and(|case| case.answer == answer) {
-                telemetry::semantic_labelled(look.probability, found == Agreement::Same);
-                self.app.cache.learn(owner, asked, found == Agreement::Same, Evidence::Miss);
+        }
+        self.app.cache.place(id, &self.owner.tenant, Placed { scope, question: self.question.clone(), same });
+        in_doubt
+    }
+
+    /// Learns what only the answers' vectors can tell; nobody waits for it.
+    async fn resolve(&self, id: &str, fresh: &Reply, answers: Vec<Stored>) {
+        for (answer, entry) in answers {
+            let found = judge_by_vectors(&self.app, fresh, &entry).await;
+            if found != Agreement::Unknown {
+                self.learn(&answer, found == Agreement::Same);
             }
             if found == Agreement::Same {
-                self.app.cache.unite(&self.tenant, &[answer, self.id.as_str().into()]);
+                self.app.cache.unite(&self.owner.tenant, &[answer, id.into()]);
             }
+        }
+    }
+
+    /// Only the answer that would have been given teaches.
+    fn learn(&self, answer: &AnswerId, is_right: bool) {
+        if let Some(look) = self.look.as_ref().filter(|look| look.case.as_ref().is_some_and(|c| c.answer == *answer)) {
+            teach(&self.app, &self.owner, (&self.question, look), is_right, Evidence::Miss);
         }
     }
 }
 
-/// What a fresh and a stored answer say of each other; `None` where the stored one is gone.
-async fn compare(app: &App, asked: &Asked, reply: &Reply, answer: &AnswerId, cosine: Option<f32>) -> Option<Agreement> {
-    let entry = app.cache.entry(asked.caller.tenant(), answer).await?;
-    Some(judge(app, reply, &entry, cosine))
-}
-
-fn judge(app: &App, reply: &Reply, entry: &Entry, cosine: Option<f32>) -> Agreement {
-    let (fresh, stored) = (text_of(reply), text_of(&entry.reply));
+fn judge(app: &App, fresh: &Reply, entry: &Entry, cosine: Option<f32>) -> Agreement {
+    let (fresh, stored) = (text_of(fresh), text_of(&entry.reply));
     if fresh.len().max(stored.len()) > COMPARED_BYTES_MAX {
         return if fresh == stored { Agreement::Same } else { Agreement::Unknown };
     }
@@ -232,13 +230,22 @@ fn judge(app: &App, reply: &Reply, entry: &Entry, cosine: Option<f32>) -> Agreem
     words.map_or(Agreement::Unknown, |words| agreement(fresh, stored, words, cosine))
 }
 
+async fn judge_by_vectors(app: &App, fresh: &Reply, entry: &Entry) -> Agreement {
+    let texts = [text_of(fresh), text_of(&entry.reply)].map(str::to_owned);
+    let [fresh_text, stored_text] = texts;
+    match (embed(app, fresh_text, PATIENCE).await, embed(app, stored_text, PATIENCE).await) {
+        (Ok(a), Ok(b)) => judge(app, fresh, entry, Some(cache::cosine_of(&a, &b))),
+        _ => Agreement::Unknown,
+    }
+}
+
 fn text_of(reply: &Reply) -> &str {
     reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default()
 }
 
-fn teach(app: &App, asked: &Asked, (question, look): (&Question, &Look), is_right: bool, evidence: Evidence) {
-    telemetry::semantic_labelled(look.probability, is_right);
-    app.cache.learn(&asked.owner, (question, look), is_right, evidence);
+fn teach(app: &App, owner: &Owner, asked: (&Question, &Look), is_right: bool, evidence: Evidence) {
+    telemetry::semantic_labelled(asked.1.probability, is_right);
+    app.cache.learn(owner, asked, is_right, evidence);
 }
 
 /// What audits cost, against what hits saved, of each tenant since the start.
@@ -278,17 +285,33 @@ pub(crate) fn audit(app: &App, asked: &Arc<Asked>, (question, look, entry): Simi
         let Some(fresh) = relay::shadow(&app, &asked, CacheMode::Off).await else { return };
         app.audits.spent(asked.caller.tenant(), fresh.upstream);
         telemetry::audited(fresh.upstream);
-        let mut verdict = judge(&app, &fresh.reply, &entry, None);
-        if verdict == Agreement::Unknown {
-            let text = |reply: &Reply| text_of(reply).to_owned();
-            let vectors =
-                (embed(&app, text(&fresh.reply), PATIENCE).await, embed(&app, text(&entry.reply), PATIENCE).await);
-            if let (Ok(fresh_vector), Ok(stored)) = vectors {
-                verdict = judge(&app, &fresh.reply, &entry, Some(cache::cosine_of(&fresh_vector, &stored)));
-            }
-        }
+        let verdict = match judge(&app, &fresh.reply, &entry, None) {
+            Agreement::Unknown => judge_by_vectors(&app, &fresh.reply, &entry).await,
+            certain => certain,
+        };
         if verdict != Agreement::Unknown {
-            teach(&app, &asked, (&question, &look), verdict == Agreement::Same, Evidence::Audit);
+            teach(&app, &asked.owner, (&question, &look), verdict == Agreement::Same, Evidence::Audit);
+        }
+        if let (Agreement::Different, true, Ok(scope)) = (verdict, fresh.reply.is_complete_text(), asked.scope) {
+            // The right answer is there now: the question gets it from here on.
+            let (model, provider) = (&fresh.head.model, &fresh.head.provider);
+            app.cache.put(put(&asked, &fresh.reply, (model, provider)));
+            let placed = Placed { scope, question, same: Vec::new() };
+            app.cache.place(&asked.id, asked.caller.tenant(), placed);
         }
     });
+}
+
+/// An answer to keep for a request.
+fn put(asked: &Asked, reply: &Arc<Reply>, (model, provider): (&str, &str)) -> Put {
+    Put {
+        id: asked.id.clone(),
+        tenant: asked.caller.tenant().to_owned(),
+        fingerprint: asked.fingerprint,
+        reply: Arc::clone(reply),
+        model: model.to_owned(),
+        provider: provider.to_owned(),
+        tags: asked.request.sluice.cache.tags.clone(),
+        ttl_s: Some(asked.ttl_s),
+    }
 }
