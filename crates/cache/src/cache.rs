@@ -1,11 +1,12 @@
 //! The cache: an exact level in memory, a semantic level by scope, both kept in a file of their own.
 
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, StoreKind};
 use crate::decision::AnswerId;
-use crate::index::{Index, Row};
 use crate::model::CacheModel;
+use crate::prompts::{Prompts, Source};
 use crate::semantic::{Evidence, Look, Owner, Question, Semantic};
-use crate::stored::{bytes_of, read, read_row, store_row, write};
+use crate::store::{EmbeddedStore, QdrantStore, Row, StoreError, VectorStore, Which};
+use crate::stored::{bytes_of, read, store_row, write};
 use crate::text::Words;
 use database::{CacheFile, CacheWrite, DatabaseError, StoredAnswer, StoredTie};
 use moka::sync::Cache as Memory;
@@ -28,6 +29,9 @@ const HITS_MAX: u64 = 10_000;
 /// Answers, and ties, read into memory at start at the most.
 const LOADED_MAX: i64 = 200_000;
 const TIES_LOADED_MAX: i64 = 1_000_000;
+
+/// Opening waits so long for the vector store to be filled.
+const LOADING_WAIT: Duration = Duration::from_secs(2);
 
 /// A stored answer.
 #[derive(Debug, Clone)]
@@ -83,17 +87,16 @@ pub struct Filter {
 pub(crate) struct Meaning {
     pub embedder: String,
     pub level: Semantic,
-    pub index: Index,
+    pub prompts: Prompts,
 }
 
-impl Meaning {
-    /// Removes what has expired.
-    pub(crate) fn sweep(&self, now_ms: i64) -> usize {
-        let removed = self.index.retain(|row| row.expires_ms > now_ms);
-        let roots: HashSet<AnswerId> = self.index.answers().iter().map(|answer| self.level.root(answer)).collect();
-        self.level.retain_answers(|answer| roots.contains(answer));
-        removed
-    }
+/// How much the levels hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    pub answers: u64,
+    /// `None` where the vector store does not say.
+    pub prompts: Option<u64>,
+    pub scopes: Option<u64>,
 }
 
 /// What a hit was decided on.
@@ -110,10 +113,28 @@ pub struct Cache {
     /// Expired answers that are being renewed.
     renewing: Memory<Digest, ()>,
     meaning: Option<Arc<Meaning>>,
+    /// Why there is no semantic level, where it was wanted and could not be had.
+    problem: Option<String>,
     epochs: Arc<RwLock<HashMap<String, i64>>>,
     file: Option<CacheFile>,
     queue: Option<mpsc::Sender<CacheWrite>>,
     writing: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// The configured vector store. Without a file there is nothing to fill a foreign one from, and no name for what is ours there.
+async fn open_store(
+    config: &CacheConfig,
+    file: Option<&CacheFile>,
+    embedder: &str,
+) -> Result<Result<Box<dyn VectorStore>, StoreError>, DatabaseError> {
+    match (config.semantic.store, file) {
+        (StoreKind::Qdrant, Some(file)) => {
+            let installation = file.installation(&uuid::Uuid::new_v4().simple().to_string()).await?;
+            let store = QdrantStore::new(&config.semantic, &installation, embedder);
+            Ok(store.map(|store| Box::new(store) as Box<dyn VectorStore>))
+        }
+        _ => Ok(Ok(Box::new(EmbeddedStore::new(config.semantic.entries_max)))),
+    }
 }
 
 impl Cache {
@@ -129,30 +150,53 @@ impl Cache {
         model: CacheModel,
     ) -> Result<Self, DatabaseError> {
         let weigh = |_: &Digest, entry: &Arc<Entry>| entry.bytes;
-        let meaning = embedder.filter(|_| config.semantic.enabled).map(|(identity, words)| {
-            let level = Semantic::new(words, model);
-            Arc::new(Meaning { embedder: identity.to_owned(), level, index: Index::default() })
-        });
+        let (mut meaning, mut problem, mut is_loaded) = (None, None, None);
+        if let Some((identity, words)) = embedder.filter(|_| config.semantic.enabled) {
+            match open_store(config, file.as_ref(), identity).await? {
+                Ok(store) => {
+                    let budget = Duration::from_millis(config.semantic.store_budget_ms);
+                    let source = file.clone().map(|file| Source {
+                        file,
+                        embedder: identity.to_owned(),
+                        rows_max: config.semantic.entries_max,
+                    });
+                    let (prompts, loaded) = Prompts::new(store, source, budget);
+                    let level = Semantic::new(words, model);
+                    meaning = Some(Arc::new(Meaning { embedder: identity.to_owned(), level, prompts }));
+                    is_loaded = Some(loaded);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "there is no vector store: the semantic level is off");
+                    problem = Some(error.to_string());
+                }
+            }
+        }
+        let by_id: Memory<String, Digest> = Memory::new(config.semantic.entries_max as u64);
         let (queue, writing) = file
             .clone()
             .map(|file| {
                 let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-                (queue, tokio::spawn(write(file, receiver, meaning.clone(), config.stale_ms())))
+                (queue, tokio::spawn(write(file, receiver, meaning.clone(), config.stale_ms(), by_id.clone())))
             })
             .unzip();
         let cache = Self {
             memory: Memory::builder().weigher(weigh).max_capacity(config.exact.bytes_max).build(),
-            by_id: Memory::new(config.semantic.entries_max as u64),
+            by_id,
             hits: Memory::new(HITS_MAX),
             renewing: Memory::builder().max_capacity(HITS_MAX).time_to_live(RENEWAL).build(),
             config: Arc::new(config.clone()),
             meaning,
+            problem,
             epochs: Arc::default(),
             file,
             queue,
             writing: Arc::new(Mutex::new(writing)),
         };
         cache.load().await?;
+        if let Some(is_loaded) = is_loaded {
+            // Large stores go on being filled while requests are answered.
+            let _is_in_time = tokio::time::timeout(LOADING_WAIT, is_loaded).await;
+        }
         Ok(cache)
     }
 
@@ -177,12 +221,6 @@ impl Cache {
             }
         }
         let Some(meaning) = &self.meaning else { return Ok(()) };
-        let rows_max = i64::try_from(self.config.semantic.entries_max).unwrap_or(i64::MAX);
-        for stored in file.prompts(&meaning.embedder, now, rows_max).await? {
-            if let Some((scope, row)) = read_row(stored) {
-                meaning.index.add(scope, [row]);
-            }
-        }
         for tie in file.ties(TIES_LOADED_MAX).await? {
             match tie.kind.as_str() {
                 "same" => drop(meaning.level.join(&[tie.b.into(), tie.a.into()])),
@@ -220,11 +258,20 @@ impl Cache {
         self.meaning.as_ref().map(|meaning| &meaning.level)
     }
 
-    /// How many answers the exact level holds, and how many prompts in how many scopes the semantic one.
-    pub fn sizes(&self) -> (u64, u64, u64) {
+    /// Why the semantic level misses everything at the moment, where it does.
+    pub fn problem(&self) -> Option<String> {
+        self.meaning.as_ref().map_or_else(|| self.problem.clone(), |meaning| meaning.prompts.problem())
+    }
+
+    /// How much the levels hold.
+    pub async fn sizes(&self) -> Sizes {
         self.memory.run_pending_tasks();
-        let (rows, scopes) = self.meaning.as_ref().map_or((0, 0), |m| (m.index.len(), m.index.scopes()));
-        (self.memory.entry_count(), rows as u64, scopes as u64)
+        let stats = match &self.meaning {
+            Some(meaning) => meaning.prompts.stats().await.ok(),
+            None => None,
+        };
+        let scopes = stats.and_then(|stats| stats.scopes);
+        Sizes { answers: self.memory.entry_count(), prompts: stats.map(|stats| stats.rows), scopes }
     }
 
     /// Counted up whenever everything of a tenant is forgotten; part of what makes its answers interchangeable.
@@ -248,13 +295,20 @@ impl Cache {
     }
 
     /// What the semantic level makes of a question; `None` where its scope has no prompts.
-    pub fn look(&self, owner: &Owner, scope: &Digest, question: &Question, error_max: f64) -> Option<Look> {
-        let meaning = self.meaning.as_ref()?;
-        let earlier = question.earlier.as_ref().map(|earlier| &*earlier.vector);
-        let neighbours = meaning.index.nearest(scope, &question.vector, earlier, now_ms());
-        let mut look = meaning.level.look(owner, question, &neighbours, error_max)?;
-        look.is_unconfirmed &= self.config.semantic.confirm;
-        Some(look)
+    ///
+    /// # Errors
+    /// When the vector store does not answer in time.
+    pub async fn look(
+        &self,
+        owner: &Owner,
+        scope: &Digest,
+        question: &Question,
+        error_max: f64,
+    ) -> Result<Option<Look>, StoreError> {
+        let Some(meaning) = &self.meaning else { return Ok(None) };
+        let neighbours = meaning.prompts.nearest(&owner.tenant, scope, question).await?;
+        let look = meaning.level.look(owner, question, &neighbours, error_max);
+        Ok(look.map(|look| Look { is_unconfirmed: look.is_unconfirmed && self.config.semantic.confirm, ..look }))
     }
 
     /// A stored answer by its id, from memory or the file.
@@ -314,6 +368,8 @@ impl Cache {
         let (Some(meaning), Some(entry)) = (&self.meaning, stored) else { return };
         let answer = self.unite(tenant, &placed.same).unwrap_or_else(|| id.into());
         let row = Row {
+            tenant: tenant.into(),
+            scope: placed.scope,
             id: id.into(),
             // A prompt leads to its answer as long as that lives.
             expires_ms: self.expiry(&answer).map_or(entry.expires_ms, |until| until.min(entry.expires_ms)),
@@ -323,12 +379,8 @@ impl Cache {
             earlier: placed.question.earlier,
             principal: placed.question.principal,
         };
-        self.write(CacheWrite::Prompt(store_row(&meaning.embedder, tenant, &placed.scope, &row, entry.created_ms)));
-        meaning.index.add(placed.scope, [row]);
-        let surplus = meaning.index.shrink(self.config.semantic.entries_max);
-        if surplus > 0 {
-            tracing::info!(surplus, "the semantic level is full: what expires first has left");
-        }
+        self.write(CacheWrite::Prompt(store_row(&meaning.embedder, &row, entry.created_ms)));
+        meaning.prompts.add(row);
     }
 
     /// Makes stored answers one, that which lives longest; returns it.
@@ -394,10 +446,10 @@ impl Cache {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn listed(&self, tenant: &str) -> Result<usize, DatabaseError> {
+    pub async fn count(&self, tenant: &str) -> Result<u64, DatabaseError> {
         match &self.file {
-            Some(file) => Ok(file.listed(tenant, now_ms()).await?.len()),
-            None => Ok(self.memory.iter().filter(|(_, entry)| entry.tenant == tenant).count()),
+            Some(file) => file.count(tenant, now_ms()).await,
+            None => Ok(self.memory.iter().filter(|(_, entry)| entry.tenant == tenant).count() as u64),
         }
     }
 
@@ -405,8 +457,8 @@ impl Cache {
     ///
     /// # Errors
     /// When the file cannot be read: then nothing is forgotten.
-    pub async fn forget(&self, tenant: &str, filter: &Filter) -> Result<Vec<String>, DatabaseError> {
-        let mut meant: Vec<String> = Vec::new();
+    pub async fn forget(&self, tenant: &str, filter: &Filter) -> Result<HashSet<String>, DatabaseError> {
+        let mut meant: HashSet<String> = HashSet::new();
         let is_meant = |id: &str, model: &str, tags: &[String], created_ms: i64| {
             filter.id.as_ref().is_none_or(|wanted| wanted == id)
                 && filter.model.as_ref().is_none_or(|wanted| wanted == model)
@@ -417,14 +469,13 @@ impl Cache {
             for stored in file.listed(tenant, now_ms()).await? {
                 let tags: Vec<String> = serde_json::from_str(&stored.tags).unwrap_or_default();
                 if is_meant(&stored.id, &stored.model, &tags, stored.created_ms) {
-                    meant.push(stored.id);
+                    meant.insert(stored.id);
                 }
             }
         }
         for (_, entry) in &self.memory {
-            let is_new = entry.tenant == tenant && !meant.contains(&entry.id);
-            if is_new && is_meant(&entry.id, &entry.model, &entry.tags, entry.created_ms) {
-                meant.push(entry.id.clone());
+            if entry.tenant == tenant && is_meant(&entry.id, &entry.model, &entry.tags, entry.created_ms) {
+                meant.insert(entry.id.clone());
             }
         }
         for id in &meant {
@@ -436,16 +487,15 @@ impl Cache {
             self.write(CacheWrite::Forget { tenant_id: tenant.to_owned(), answer_id: id.clone() });
         }
         if let Some(meaning) = self.meaning.as_ref().filter(|_| !meant.is_empty()) {
-            let gone: HashSet<&str> = meant.iter().map(String::as_str).collect();
-            meaning
-                .index
-                .retain(|row| !gone.contains(&*row.answer) && !gone.contains(&*meaning.level.root(&row.answer)));
+            let gone: HashSet<AnswerId> = meant.iter().map(|id| id.as_str().into()).collect();
+            let answers = meaning.level.leading_to(gone);
+            meaning.prompts.forget(Which { tenant, answers: Some(&answers) }).await;
         }
         Ok(meant)
     }
 
     /// Forgets everything of a tenant at once.
-    pub fn begin_epoch(&self, tenant: &str) {
+    pub async fn begin_epoch(&self, tenant: &str) {
         let epoch = {
             let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
             let epoch = epochs.entry(tenant.to_owned()).or_insert(0);
@@ -453,12 +503,21 @@ impl Cache {
             *epoch
         };
         self.write(CacheWrite::Epoch { tenant_id: tenant.to_owned(), epoch });
+        if let Some(meaning) = &self.meaning {
+            meaning.prompts.forget(Which { tenant, answers: None }).await;
+        }
     }
 
-    /// Removes prompts from memory that have expired by then, and what was learned of answers that none leads to any
-    /// more; returns how many prompts.
-    pub fn sweep_memory(&self, now_ms: i64) -> usize {
-        self.meaning.as_ref().map_or(0, |meaning| meaning.sweep(now_ms))
+    /// Removes prompts that have expired by then from the vector store, which does so by itself every few minutes; returns
+    /// how many.
+    ///
+    /// # Errors
+    /// When the store does not do so.
+    pub async fn sweep_prompts(&self, now_ms: i64) -> Result<u64, StoreError> {
+        match &self.meaning {
+            Some(meaning) => meaning.prompts.sweep(now_ms).await,
+            None => Ok(0),
+        }
     }
 
     fn write(&self, change: CacheWrite) {

@@ -61,6 +61,8 @@ impl CacheConfig {
                 mistakes.push((format!("cache.semantic.{field}"), format!("{value}; use a share from 0 to 1")));
             }
         }
+        mistakes
+            .extend(self.semantic.store_mistake().map(|(field, problem)| (format!("cache.semantic.{field}"), problem)));
         for (name, rules) in &self.policies {
             if let Some(value) = rules.error_max.filter(|value| !(0.0..=1.0).contains(value)) {
                 mistakes
@@ -134,6 +136,24 @@ pub struct SemanticConfig {
     pub audit_cost_share_max: f64,
     /// A question about the present may be answered by meaning where answers live no longer than this.
     pub present_ttl_s_max: u64,
+    /// Where vectors are kept.
+    pub store: StoreKind,
+    /// Address of the Qdrant server's gRPC port.
+    pub url: Option<String>,
+    /// Variable that holds the key of the Qdrant server, where it wants one.
+    pub api_key_env: Option<String>,
+    /// A search that takes longer is a miss.
+    pub store_budget_ms: u64,
+}
+
+/// A kind of vector store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In the memory of the gateway, from the rows of the cache's file.
+    #[default]
+    Embedded,
+    Qdrant,
 }
 
 /// What an omitted temperature means for the semantic level.
@@ -159,6 +179,10 @@ impl Default for SemanticConfig {
             confirm: true,
             audit_cost_share_max: 0.25,
             present_ttl_s_max: 300,
+            store: StoreKind::default(),
+            url: None,
+            api_key_env: None,
+            store_budget_ms: 20,
         }
     }
 }
@@ -203,6 +227,26 @@ impl Ineligible {
 const QUESTION_BYTES_MAX: usize = 8_192;
 
 impl SemanticConfig {
+    fn store_mistake(&self) -> Option<(&'static str, String)> {
+        let is_address = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        match (self.store, &self.url) {
+            (StoreKind::Embedded, Some(_)) => Some(("url", "is for store = \"qdrant\"".to_owned())),
+            (StoreKind::Embedded, None) if self.api_key_env.is_some() => {
+                Some(("api_key_env", "is for store = \"qdrant\"".to_owned()))
+            }
+            (StoreKind::Qdrant, None) => {
+                Some(("url", "is missing; the gRPC port, as http://127.0.0.1:6334".to_owned()))
+            }
+            (StoreKind::Qdrant, Some(url)) if !is_address(url) => {
+                Some(("url", format!("`{url}` is no address; write http://… or https://…")))
+            }
+            (StoreKind::Qdrant, _) if self.store_budget_ms == 0 => {
+                Some(("store_budget_ms", "0 would make every search a miss".to_owned()))
+            }
+            _ => None,
+        }
+    }
+
     /// Decides whether the semantic level may answer a request whose answer would live so long.
     ///
     /// # Errors

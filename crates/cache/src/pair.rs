@@ -8,37 +8,8 @@ pub const FEATURE_COUNT: usize = 25;
 /// Counted up when a feature changes: an artefact belongs to one version.
 pub const FEATURES_VERSION: u32 = 1;
 
-/// The features of a pair, in the order of [`FEATURE_NAMES`].
+/// The features of a pair, each named where it is computed.
 pub type Features = [f32; FEATURE_COUNT];
-
-/// What each feature is.
-pub const FEATURE_NAMES: [&str; FEATURE_COUNT] = [
-    "cosine",
-    "shared words",
-    "shared words by weight",
-    "containment in the larger",
-    "containment in the smaller",
-    "shared trigrams",
-    "ratio of lengths",
-    "difference of lengths",
-    "same first word",
-    "numbers of both",
-    "unmatched words, the fewer",
-    "unmatched words, the more",
-    "unmatched weight",
-    "weightiest unmatched word",
-    "order of shared words",
-    "shared bigrams",
-    "asks otherwise",
-    "slot",
-    "narrower",
-    "numbers differ",
-    "units differ",
-    "negations differ",
-    "turned round",
-    "names differ",
-    "literals differ",
-];
 
 /// Positions that the decision looks at beside the pair's score.
 pub(crate) const WEIGHTIEST_UNMATCHED: usize = 13;
@@ -61,31 +32,31 @@ pub(crate) fn features(asked: &Sketch, stored: &Sketch, cosine: f32, form: Form)
     let first = |sketch: &Sketch| sketch.reading.words.first().map(|word| word.text.clone());
     let flag = |applies: bool| f32::from(u8::from(applies));
     [
-        10.0 * (cosine - 0.85),
-        share(shared_count, set_a.len() as f32 + set_b.len() as f32 - shared_count),
-        share(shared, weight_a + weight_b - shared),
-        share(shared, weight_a.max(weight_b)),
-        share(shared, weight_a.min(weight_b)),
-        common(&asked.trigrams, &stored.trigrams),
-        share(short, long),
-        (long - short) / 10.0,
-        flag(first(asked) == first(stored)),
-        both,
-        own_a.len().min(own_b.len()) as f32 / 5.0,
-        own_a.len().max(own_b.len()) as f32 / 5.0,
-        (sum(&own_a) + sum(&own_b)) / 5.0,
-        weightiest,
-        order(a, b),
-        common(&bigrams(a), &bigrams(b)),
-        flag(form.asks_otherwise),
-        flag(form.is_slot),
-        flag(form.is_narrower),
-        flag(form.numbers_differ),
-        flag(form.units_differ),
-        flag(form.negations_differ),
-        flag(form.turns_round),
-        flag(form.names_differ),
-        flag(form.literals_differ),
+        10.0 * (cosine - 0.85),                                                      // cosine
+        share(shared_count, set_a.len() as f32 + set_b.len() as f32 - shared_count), // shared words
+        share(shared, weight_a + weight_b - shared),                                 // shared words by weight
+        share(shared, weight_a.max(weight_b)),                                       // containment in the larger
+        share(shared, weight_a.min(weight_b)),                                       // containment in the smaller
+        common(&asked.trigrams, &stored.trigrams),                                   // shared trigrams
+        share(short, long),                                                          // ratio of lengths
+        (long - short) / 10.0,                                                       // difference of lengths
+        flag(first(asked) == first(stored)),                                         // same first word
+        both,                                                                        // numbers of both
+        own_a.len().min(own_b.len()) as f32 / 5.0,                                   // unmatched words, the fewer
+        own_a.len().max(own_b.len()) as f32 / 5.0,                                   // unmatched words, the more
+        (sum(&own_a) + sum(&own_b)) / 5.0,                                           // unmatched weight
+        weightiest,                                                                  // weightiest unmatched word
+        order(a, b),                                                                 // order of shared words
+        common(&bigrams(a), &bigrams(b)),                                            // shared bigrams
+        flag(form.asks_otherwise),                                                   // asks otherwise
+        flag(form.is_slot),                                                          // slot
+        flag(form.is_narrower),                                                      // narrower
+        flag(form.numbers_differ),                                                   // numbers differ
+        flag(form.units_differ),                                                     // units differ
+        flag(form.negations_differ),                                                 // negations differ
+        flag(form.turns_round),                                                      // turned round
+        flag(form.names_differ),                                                     // names differ
+        flag(form.literals_differ),                                                  // literals differ
     ]
 }
 

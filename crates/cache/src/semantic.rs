@@ -3,11 +3,11 @@
 use crate::controller::{Controller, Estimate};
 use crate::decision::{AnswerId, Candidate, Case, make_case};
 use crate::guard::{self, Veto};
-use crate::index::{Earlier, Neighbour};
 use crate::learner::Learner;
 use crate::model::CacheModel;
 use crate::pair::{Features, features};
 use crate::sketch::Sketch;
+use crate::store::{Earlier, Neighbour};
 use crate::text::Words;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ pub struct Owner {
 
 /// What was learned of an owner's traffic: weights, effects, threshold, estimate.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Judge {
+pub(crate) struct Judge {
     learner: Learner,
     controller: Controller,
     /// Has changed since it was last stored.
@@ -254,7 +254,22 @@ impl Semantic {
             judge.lock().unwrap_or_else(PoisonError::into_inner).learner.retain(&is_there);
         }
         let mut ties = self.ties.write().unwrap_or_else(PoisonError::into_inner);
-        ties.confirmed.retain(&is_there);
+        let Ties { same, apart, confirmed } = &mut *ties;
+        confirmed.retain(&is_there);
+        apart.retain(|(_, answer)| is_there(answer));
+        // Links of a chain to a living answer stay, also where an answer in the middle is gone.
+        let leads = |answer: &AnswerId| is_there(&Ties::follow(same, answer));
+        let dead: Vec<AnswerId> = same.keys().filter(|answer| !leads(answer)).cloned().collect();
+        dead.iter().for_each(|answer| drop(same.remove(answer)));
+    }
+
+    /// Answers, and all that were found to be the same as one of them.
+    pub(crate) fn leading_to(&self, mut answers: HashSet<AnswerId>) -> HashSet<AnswerId> {
+        let ties = self.ties.read().unwrap_or_else(PoisonError::into_inner);
+        let others: Vec<AnswerId> =
+            ties.same.keys().filter(|answer| answers.contains(&ties.root(answer))).cloned().collect();
+        answers.extend(others);
+        answers
     }
 
     /// What was learned of each owner since the last call, as JSON.
@@ -314,8 +329,12 @@ impl Semantic {
 
 impl Ties {
     fn root(&self, answer: &AnswerId) -> AnswerId {
+        Self::follow(&self.same, answer)
+    }
+
+    fn follow(same: &HashMap<AnswerId, AnswerId>, answer: &AnswerId) -> AnswerId {
         let mut root = answer;
-        while let Some(next) = self.same.get(root) {
+        while let Some(next) = same.get(root) {
             root = next;
         }
         Arc::clone(root)

@@ -1,10 +1,12 @@
 //! The cache's memory and its file: rows to and from it, and the task that writes.
 
 use crate::cache::{Entry, Meaning, SWEEP_EVERY, TIES_MS, now_ms};
-use crate::index::{Earlier, Row};
 use crate::semantic::Owner;
+use crate::store::{Earlier, Row};
 use database::{CacheFile, CacheWrite, StoredAnswer, StoredJudge, StoredPrompt};
+use moka::sync::Cache as Memory;
 use protocol::{Digest, Reply};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -31,11 +33,13 @@ pub(crate) fn read(stored: &StoredAnswer) -> Option<(Digest, Arc<Entry>)> {
     Some((fingerprint, Arc::new(entry)))
 }
 
-pub(crate) fn read_row(stored: StoredPrompt) -> Option<(Digest, Row)> {
-    let scope = Digest(stored.scope.as_slice().try_into().ok()?);
+/// `None` where a row is torn: it is left out.
+pub(crate) fn read_row(stored: StoredPrompt) -> Option<Row> {
     let earlier =
         stored.earlier_vector.map(|vector| Earlier { text: stored.earlier_prompt.into(), vector: floats(&vector) });
-    let row = Row {
+    Some(Row {
+        tenant: stored.tenant_id.into(),
+        scope: Digest(stored.scope.as_slice().try_into().ok()?),
         id: stored.id.into(),
         answer: stored.answer_id.into(),
         prompt: stored.prompt.into(),
@@ -43,16 +47,15 @@ pub(crate) fn read_row(stored: StoredPrompt) -> Option<(Digest, Row)> {
         earlier,
         principal: stored.principal,
         expires_ms: stored.expires_ms,
-    };
-    Some((scope, row))
+    })
 }
 
-pub(crate) fn store_row(embedder: &str, tenant: &str, scope: &Digest, row: &Row, created_ms: i64) -> StoredPrompt {
+pub(crate) fn store_row(embedder: &str, row: &Row, created_ms: i64) -> StoredPrompt {
     let earlier = row.earlier.as_ref();
     StoredPrompt {
         id: row.id.to_string(),
-        tenant_id: tenant.to_owned(),
-        scope: scope.0.to_vec(),
+        tenant_id: row.tenant.to_string(),
+        scope: row.scope.0.to_vec(),
         embedder: embedder.to_owned(),
         prompt: row.prompt.to_string(),
         vector: bytes(&row.vector),
@@ -84,6 +87,7 @@ pub(crate) async fn write(
     mut queue: mpsc::Receiver<CacheWrite>,
     meaning: Option<Arc<Meaning>>,
     stale_ms: i64,
+    in_memory: Memory<String, Digest>,
 ) {
     let (mut sweep, mut learned) = (tokio::time::interval(SWEEP_EVERY), tokio::time::interval(LEARNED_EVERY));
     let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -98,9 +102,9 @@ pub(crate) async fn write(
                 outcome
             }
             _ = sweep.tick() => {
-                if let Some(meaning) = meaning.clone() {
-                    // Of a million prompts it takes a second.
-                    let _swept = tokio::task::spawn_blocking(move || meaning.sweep(now_ms())).await;
+                if let (Some(meaning), Ok(living)) = (&meaning, file.living(now_ms() - stale_ms).await) {
+                    let living: HashSet<String> = living.into_iter().collect();
+                    meaning.level.retain_answers(|answer| living.contains(&**answer) || in_memory.contains_key(&**answer));
                 }
                 file.sweep(now_ms() - stale_ms, now_ms() - TIES_MS).await.map(|_| ())
             }

@@ -183,21 +183,64 @@ impl CacheFile {
         Ok(query.bind(tenant_id).bind(now_ms).fetch_all(&self.read).await?)
     }
 
-    /// The newest `rows_max` living prompts of this embedder, oldest first.
+    /// A page of the living prompts of this embedder made since a time, newest first; `before` is the time and id of the last
+    /// of the page before.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn prompts(
         &self,
         embedder: &str,
-        now_ms: i64,
+        (now_ms, since_ms): (i64, i64),
+        before: Option<&(i64, String)>,
         rows_max: i64,
     ) -> Result<Vec<StoredPrompt>, DatabaseError> {
+        let (before_ms, before_id) = before.map_or((i64::MAX, ""), |(time, id)| (*time, id));
         let query = sqlx::query_as(
-            "SELECT * FROM (SELECT * FROM prompts WHERE embedder = $1 AND expires_ms > $2
-             ORDER BY created_ms DESC LIMIT $3) ORDER BY created_ms",
+            "SELECT * FROM prompts WHERE embedder = $1 AND expires_ms > $2 AND created_ms >= $3
+             AND (created_ms, id) < ($4, $5) ORDER BY created_ms DESC, id DESC LIMIT $6",
         );
-        Ok(query.bind(embedder).bind(now_ms).bind(rows_max).fetch_all(&self.read).await?)
+        let query = query.bind(embedder).bind(now_ms).bind(since_ms).bind(before_ms).bind(before_id).bind(rows_max);
+        Ok(query.fetch_all(&self.read).await?)
+    }
+
+    /// How many living prompts of this embedder there are.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn prompts_count(&self, embedder: &str, now_ms: i64) -> Result<u64, DatabaseError> {
+        let query = sqlx::query_scalar("SELECT COUNT(*) FROM prompts WHERE embedder = $1 AND expires_ms > $2");
+        let count: i64 = query.bind(embedder).bind(now_ms).fetch_one(&self.read).await?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// The ids of all living answers.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn living(&self, now_ms: i64) -> Result<Vec<String>, DatabaseError> {
+        let query = sqlx::query_scalar("SELECT id FROM answers WHERE expires_ms > $1");
+        Ok(query.bind(now_ms).fetch_all(&self.read).await?)
+    }
+
+    /// How many living answers a tenant has.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn count(&self, tenant_id: &str, now_ms: i64) -> Result<u64, DatabaseError> {
+        let query = sqlx::query_scalar("SELECT COUNT(*) FROM answers WHERE tenant_id = $1 AND expires_ms > $2");
+        let count: i64 = query.bind(tenant_id).bind(now_ms).fetch_one(&self.read).await?;
+        Ok(count.unsigned_abs())
+    }
+
+    /// What tells this file from all others: `fresh`, where it has no such name yet.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn installation(&self, fresh: &str) -> Result<String, DatabaseError> {
+        let insert = sqlx::query("INSERT INTO installation (one, id) VALUES (1, $1) ON CONFLICT (one) DO NOTHING");
+        insert.bind(fresh).execute(&self.write).await?;
+        Ok(sqlx::query_scalar("SELECT id FROM installation").fetch_one(&self.read).await?)
     }
 
     /// Every tie, oldest first.

@@ -354,7 +354,7 @@ fn answerers(policy: &Policy, catalog: &Catalog) -> String {
             text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));
         }
     }
-    protocol::digest_of(text.as_bytes())
+    protocol::digest_of(text.as_bytes()).to_string()
 }
 
 /// True where `auto` may choose a model: it writes, has a future, and is paid by the token.

@@ -23,6 +23,8 @@ pub(crate) struct Found {
     pub offer: Option<Offer>,
     /// The stored answer, where the offer is admissible.
     pub entry: Option<Arc<Entry>>,
+    /// Why nothing could be looked for, where a store failed.
+    pub failed: Option<&'static str>,
 }
 
 /// What a similar hit was decided on.
@@ -37,13 +39,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) async fn find(app: &App, asked: &Asked) -> Result<Found, &'static str> {
     let question = question(app, asked).await?;
     let Ok(scope) = asked.scope else { return Err("no question") };
-    let (cache, owner, error_max) = (app.cache.clone(), asked.owner.clone(), asked.error_max);
-    // A large scope takes milliseconds, too long for an async thread.
-    let looked = tokio::task::spawn_blocking(move || {
-        let look = cache.look(&owner, &scope, &question, error_max);
-        (question, look)
-    });
-    let Ok((question, look)) = looked.await else { return Err("search failed") };
+    let (look, failed) = match app.cache.look(&asked.owner, &scope, &question, asked.error_max).await {
+        Ok(look) => (look, None),
+        Err(error) => {
+            tracing::debug!(%error, "no neighbours");
+            telemetry::semantic_skipped(error.as_str());
+            (None, Some(error.as_str()))
+        }
+    };
     let (mut offer, mut entry) = (look.as_ref().map(|look| make_offer(look, asked)), None);
     if let Some(offer) = offer.as_mut().filter(|offer| offer.admissible) {
         entry = app.cache.entry(asked.caller.tenant(), &offer.id).await.filter(|entry| asked.fits(entry));
@@ -55,7 +58,12 @@ pub(crate) async fn find(app: &App, asked: &Asked) -> Result<Found, &'static str
         }
         offer.admissible = entry.is_some();
     }
-    Ok(Found { question, look, offer, entry })
+    Ok(Found { question, look, offer, entry, failed })
+}
+
+/// Why there was nothing to find, or nothing could be looked for.
+pub(crate) fn why_not(found: &Result<Found, &'static str>) -> Option<&'static str> {
+    found.as_ref().map_or_else(|reason| Some(*reason), |found| found.failed)
 }
 
 /// The question with its vectors, or why there are none.
@@ -81,7 +89,7 @@ async fn question(app: &App, asked: &Asked) -> Result<Question, &'static str> {
         prompt,
         vector,
         earlier,
-        principal: first_eight(principal.as_bytes()) as i64,
+        principal: first_eight(&principal.0) as i64,
         link: first_eight(&asked.fingerprint.0),
     })
 }
@@ -136,7 +144,7 @@ pub(crate) fn count(app: &App, asked: &Asked, found: &Found, is_hit: bool) {
 fn reason_of(found: &Found, is_hit: bool) -> &'static str {
     match &found.look {
         _ if is_hit => "served",
-        None => "empty",
+        None => found.failed.unwrap_or("empty"),
         Some(look) => match look.veto {
             Some(veto) => veto.as_str(),
             None if look.is_apart => "apart",

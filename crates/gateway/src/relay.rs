@@ -112,7 +112,7 @@ async fn fly(
     let mut found = meaning::find(app, asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
     let route = route(app, asked, offer.as_ref());
-    progress.trace = trace(asked, &route, offer.as_ref(), found.as_ref().err().copied());
+    progress.trace = trace(asked, &route, offer.as_ref(), meaning::why_not(&found));
     progress.hit = Some(asked.without_hit());
     if let Ok(found) = &found {
         meaning::count(app, asked, found, route.offer.is_some());
@@ -258,8 +258,8 @@ pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>) -> Route {
 const TRACED_MAX: usize = 20;
 
 /// The decision trace: candidates, rejected ones, and what the cache had to say.
-pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, no_vector: Option<&'static str>) -> Value {
-    let ineligible = asked.scope.err().or(no_vector);
+pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, why_not: Option<&'static str>) -> Value {
+    let ineligible = asked.scope.err().or(why_not);
     let (candidates, rejected) = (route.candidates.len(), route.rejected.len());
     let first = |count: usize| count.min(TRACED_MAX);
     let shown = json!({

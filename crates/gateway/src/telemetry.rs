@@ -81,10 +81,14 @@ pub(crate) fn audited(cost: NanoUsd) {
     counter!("sluice_audit_cost_nano_usd_total").increment(u64::try_from(cost.0).unwrap_or(0));
 }
 
-pub(crate) fn cache_sizes((exact, semantic, scopes): (u64, u64, u64)) {
-    gauge!("sluice_cache_entries", "level" => "exact").set(exact as f64);
-    gauge!("sluice_cache_entries", "level" => "semantic").set(semantic as f64);
-    gauge!("sluice_cache_scopes").set(scopes as f64);
+pub(crate) fn cache_sizes(sizes: cache::Sizes) {
+    gauge!("sluice_cache_entries", "level" => "exact").set(sizes.answers as f64);
+    if let Some(prompts) = sizes.prompts {
+        gauge!("sluice_cache_entries", "level" => "semantic").set(prompts as f64);
+    }
+    if let Some(scopes) = sizes.scopes {
+        gauge!("sluice_cache_scopes").set(scopes as f64);
+    }
 }
 
 /// The estimated share of wrong answers of a tenant and policy, beside what is allowed.

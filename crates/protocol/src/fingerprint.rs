@@ -125,8 +125,8 @@ impl Write for Hashed {
 }
 
 /// The SHA-256 of a text in hexadecimal digits.
-pub fn digest_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+pub fn digest_of(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
 }
 
 #[cfg(test)]

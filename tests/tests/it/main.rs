@@ -7,6 +7,7 @@ mod catalogue;
 mod chat;
 mod clients;
 mod configuration;
+mod degraded;
 mod dialects;
 mod endpoints;
 mod execution;

@@ -29,7 +29,7 @@ pub(super) async fn lookup(State(app): State<App>, headers: HeaderMap, body: Bod
     let entry = exact.clone().or_else(|| found.as_ref().ok().and_then(|found| found.entry.clone()));
     Ok(Json(json!({"data": {
         "exact": exact.map(|entry| entry.id.clone()),
-        "ineligible": asked.scope.err().or(found.as_ref().err().copied()),
+        "ineligible": asked.scope.err().or(meaning::why_not(&found)),
         "scope": asked.scope.ok().map(|scope| scope.to_string()),
         "error_max": asked.error_max,
         "offer": offer,
@@ -58,7 +58,7 @@ fn case(look: &Look) -> Value {
 pub(super) async fn stats(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, Error> {
     let caller = auth::caller(&app, &headers).await?;
     let tenant = caller.tenant();
-    let answers = app.cache.listed(tenant).await.map_err(unreadable)?;
+    let answers = app.cache.count(tenant).await.map_err(unreadable)?;
     let config = app.cache.config();
     let estimates = app.cache.semantic().map(cache::Semantic::estimates).unwrap_or_default();
     let own = estimates.into_iter().filter(|(owner, _)| owner.tenant == tenant);
@@ -100,7 +100,7 @@ pub(super) async fn forget(State(app): State<App>, headers: HeaderMap, body: Bod
         return Err(FieldError::new("body", problem).into());
     }
     if wanted.all {
-        app.cache.begin_epoch(caller.tenant());
+        app.cache.begin_epoch(caller.tenant()).await;
         return Ok(Json(json!({"data": {"forgotten": "all", "epoch": app.cache.epoch(caller.tenant())}})));
     }
     let age_ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);

@@ -20,13 +20,18 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     let database = app.ledger.ping().await;
     parts
         .insert("database".to_owned(), json!(database.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned())));
-    let semantic = if app.cache.has_semantic() { "ok" } else { "off" };
+    let problem = app.cache.problem();
+    let semantic = match (&problem, app.cache.has_semantic()) {
+        (Some(problem), _) => format!("misses: vector store: {problem}"),
+        (None, true) => "ok".to_owned(),
+        (None, false) => "off".to_owned(),
+    };
     parts.insert("semantic_cache".to_owned(), json!(semantic));
     for (part, reason) in app.degraded.iter() {
         parts.insert(part.replace(' ', "_").replace("the_", ""), json!(format!("off: {reason}")));
     }
     let stopping = app.stopping.load(Ordering::Acquire);
-    let (status, word) = match (stopping, database.is_ok(), app.degraded.is_empty()) {
+    let (status, word) = match (stopping, database.is_ok(), app.degraded.is_empty() && problem.is_none()) {
         (true, _, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         (_, false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
         (_, _, false) => (StatusCode::OK, "degraded"),
@@ -40,7 +45,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let Some(recorder) = telemetry::recorder() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "there is no metrics recorder\n").into_response();
     };
-    telemetry::cache_sizes(app.cache.sizes());
+    telemetry::cache_sizes(app.cache.sizes().await);
     for (owner, estimate) in app.cache.semantic().map(cache::Semantic::estimates).unwrap_or_default() {
         telemetry::semantic_error(&owner.tenant, &owner.policy, &estimate);
     }

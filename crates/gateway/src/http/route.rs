@@ -22,9 +22,9 @@ pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Bo
         app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.reads_cache() && asked.fits(entry));
     let found = meaning::find(&app, &asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
-    let no_vector = found.err();
+    let why_not = meaning::why_not(&found);
     let route = relay::route(&app, &asked, offer.as_ref());
-    let mut explained = relay::trace(&asked, &route, offer.as_ref(), no_vector);
+    let mut explained = relay::trace(&asked, &route, offer.as_ref(), why_not);
     explained["cache"]["exact"] = json!(exact.map(|entry| entry.id.clone()));
     explained["policy"] = json!(asked.policy.as_ref().map(|policy| &policy.name));
     explained["baseline"] = json!(asked.baseline);

@@ -148,7 +148,7 @@ impl Task {
         bar.finish_and_clear();
         let mut seen = std::collections::HashSet::new();
         let rows = &self.stream.rows[self.rows.clone()];
-        let repeated = rows.iter().filter(|row| !seen.insert((&row.context, row.class))).count();
+        let repeated = rows.iter().filter(|row| !seen.insert((row.scope, row.class))).count();
         let oracle = repeated as f64 / rows.len() as f64;
         Report { stream: self.stream.name.clone(), requests: rows.len(), oracle, curves, kept }
     }

@@ -105,7 +105,7 @@ fn neighbours_of(stream: &Stream, semantic: &Semantic) -> Vec<([f64; FEATURE_COU
         let mut near: Vec<(f32, usize)> = stream.rows[..at]
             .iter()
             .enumerate()
-            .filter(|(_, other)| other.context == row.context)
+            .filter(|(_, other)| other.scope == row.scope)
             .map(|(other, earlier)| (cosine_of(&row.vector, &earlier.vector), other))
             .collect();
         if near.len() > DEEP {
@@ -128,7 +128,7 @@ fn neighbours_of(stream: &Stream, semantic: &Semantic) -> Vec<([f64; FEATURE_COU
 /// `None` where a rule objects.
 fn features_of(pair: &PreparedPair, semantic: &Semantic) -> Option<Features> {
     let (a, b) = (semantic.sketch(&pair.pair.a), semantic.sketch(&pair.pair.b));
-    semantic.compare(&b, &a, cosine_of(&pair.vector_a, &pair.vector_b)).ok()
+    semantic.compare(&b, &a, cosine_of(&pair.a.vector, &pair.b.vector)).ok()
 }
 
 fn wide(features: &Features) -> [f64; FEATURE_COUNT] {

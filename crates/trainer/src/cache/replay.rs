@@ -3,13 +3,11 @@
 //! The class of a row stands for its answer: a fresh answer is compared with stored ones without error.
 
 use super::streams::{Prepared, Stream};
-use ::cache::{AnswerId, CASE_COUNT, CacheModel, Estimate, Evidence, Index, Neighbour, Owner, Question, Row, Semantic};
-use protocol::Digest;
+use ::cache::{AnswerId, CASE_COUNT, CacheModel, EmbeddedStore, Estimate, Evidence, Neighbour, Owner, Semantic};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -96,7 +94,7 @@ pub fn replay(
 ) -> Replayed {
     let mut run = Run {
         semantic: Semantic::new(Arc::clone(words), model.clone()),
-        index: Index::default(),
+        store: EmbeddedStore::new(usize::MAX),
         owner: Owner { tenant: "replay".to_owned(), policy: String::new() },
         classes: HashMap::new(),
         chance: StdRng::seed_from_u64(seed),
@@ -115,7 +113,7 @@ pub type Words = Arc<::cache::Words>;
 
 struct Run {
     semantic: Semantic,
-    index: Index,
+    store: EmbeddedStore,
     owner: Owner,
     /// The class of each stored answer.
     classes: HashMap<AnswerId, u64>,
@@ -131,11 +129,9 @@ impl Run {
             Rule::ErrorMax(error_max) => error_max,
             Rule::Probability(_) => 0.01,
         };
-        let scope = scope_of(&row.context);
         let begun = Instant::now();
-        let earlier = row.earlier.as_ref().map(|earlier| &*earlier.vector);
-        let neighbours = self.index.nearest(&scope, &row.vector, earlier, 0);
-        let look = self.semantic.look(&self.owner, &question(at, row), &neighbours, error_max);
+        let neighbours = row.neighbours(&self.store);
+        let look = self.semantic.look(&self.owner, &row.question(at as u64), &neighbours, error_max);
         let elapsed = begun.elapsed().as_secs_f64() * 1e6;
         self.replayed.arrived(at);
         let is_hit = look.as_ref().is_some_and(|look| match self.rule {
@@ -144,7 +140,7 @@ impl Run {
         });
         self.semantic.count(&self.owner, look.as_ref(), is_hit, error_max);
         let Some(look) = look else {
-            self.store(scope, at, row, &[]);
+            self.keep(at, row, &[]);
             return elapsed;
         };
         let answer = look.case.as_ref().map(|case| Arc::clone(&case.answer));
@@ -154,7 +150,7 @@ impl Run {
         }
         if !is_hit {
             self.semantic.learn(&self.owner, &look, is_right, Evidence::Miss);
-            self.store(scope, at, row, &neighbours);
+            self.keep(at, row, &neighbours);
             return elapsed;
         }
         self.replayed.serve(at, is_right);
@@ -163,14 +159,14 @@ impl Run {
             self.replayed.first.audits += usize::from(at < FIRST);
             self.semantic.learn(&self.owner, &look, is_right, Evidence::Audit);
             if !is_right {
-                self.store(scope, at, row, &neighbours);
+                self.keep(at, row, &neighbours);
             }
         }
         elapsed
     }
 
     /// Stores a fresh answer: as one of the neighbours' where it is the same, which makes all of the same answer one.
-    fn store(&mut self, scope: Digest, at: usize, row: &Prepared, neighbours: &[Neighbour]) {
+    fn keep(&mut self, at: usize, row: &Prepared, neighbours: &[Neighbour]) {
         let roots = neighbours.iter().map(|neighbour| self.semantic.root(&neighbour.row.answer));
         let same: Vec<AnswerId> = roots.filter(|answer| self.classes.get(answer) == Some(&row.class)).collect();
         let id: AnswerId = format!("{at:08}").into();
@@ -178,38 +174,6 @@ impl Run {
             self.classes.insert(Arc::clone(&id), row.class);
             Arc::clone(&id)
         });
-        let row = Row {
-            id,
-            answer,
-            prompt: row.prompt.as_str().into(),
-            vector: row.vector.as_slice().into(),
-            earlier: row.earlier.clone(),
-            principal: 0,
-            expires_ms: i64::MAX,
-        };
-        self.index.add(scope, [row]);
+        self.store.add(row.row(id, answer));
     }
-}
-
-fn question(at: usize, row: &Prepared) -> Question {
-    Question {
-        prompt: row.prompt.clone(),
-        vector: row.vector.clone(),
-        earlier: row.earlier.clone(),
-        principal: 0,
-        link: at as u64,
-    }
-}
-
-fn hash(prompt: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    prompt.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The scope of a context.
-pub(crate) fn scope_of(context: &str) -> Digest {
-    let mut scope = [0; 32];
-    scope[..8].copy_from_slice(&hash(context).to_le_bytes());
-    Digest(scope)
 }

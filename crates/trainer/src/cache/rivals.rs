@@ -1,8 +1,8 @@
 //! What others do, replayed over the same stream: one cosine threshold for all, and our reading of vCache.
 
-use super::replay::{Replayed, scope_of};
-use super::streams::Stream;
-use ::cache::{Index, NEIGHBOURS, Row};
+use super::replay::Replayed;
+use super::streams::{Prepared, Stream};
+use ::cache::EmbeddedStore;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// Serves the nearest stored answer from this cosine on.
 pub fn fixed_cosine(stream: &Stream, rows: Range<usize>, threshold: f32) -> Replayed {
-    let mut nearest = Nearest::default();
+    let mut nearest = Nearest::new();
     let mut replayed = Replayed::default();
     let mut times = Vec::with_capacity(rows.len());
     for (at, row) in stream.rows[rows].iter().enumerate() {
@@ -35,7 +35,7 @@ const LABELS_MIN: usize = 4;
 /// of its own from cosine to correctness; it is asked again with the probability that keeps the error under `error_max`
 /// with the curve at its lower confidence bound.
 pub fn vcache(stream: &Stream, rows: Range<usize>, error_max: f64, seed: u64) -> Replayed {
-    let mut nearest = Nearest::default();
+    let mut nearest = Nearest::new();
     let mut labels: HashMap<usize, Vec<(f64, bool)>> = HashMap::new();
     let mut chance = StdRng::seed_from_u64(seed);
     let mut replayed = Replayed::default();
@@ -119,33 +119,25 @@ fn curve(labels: &[(f64, bool)]) -> (f64, f64, f64) {
 }
 
 /// Entries in order of arrival, each with its class.
-#[derive(Default)]
 struct Nearest {
-    index: Index,
+    store: EmbeddedStore,
     classes: Vec<u64>,
 }
 
 impl Nearest {
-    fn find(&self, row: &super::streams::Prepared) -> Option<(usize, f32)> {
-        const { assert!(NEIGHBOURS >= 1) };
-        let earlier = row.earlier.as_ref().map(|earlier| &*earlier.vector);
-        let found = self.index.nearest(&scope_of(&row.context), &row.vector, earlier, 0);
+    fn new() -> Self {
+        Self { store: EmbeddedStore::new(usize::MAX), classes: Vec::new() }
+    }
+
+    fn find(&self, row: &Prepared) -> Option<(usize, f32)> {
+        let found = row.neighbours(&self.store);
         let best = found.first()?;
         Some((best.row.id.parse().ok()?, best.cosine))
     }
 
-    fn store(&mut self, row: &super::streams::Prepared) {
+    fn store(&mut self, row: &Prepared) {
         let id = self.classes.len().to_string();
         self.classes.push(row.class);
-        let stored = Row {
-            answer: id.as_str().into(),
-            id: id.into(),
-            prompt: "".into(),
-            vector: row.vector.as_slice().into(),
-            earlier: row.earlier.clone(),
-            principal: 0,
-            expires_ms: i64::MAX,
-        };
-        self.index.add(scope_of(&row.context), [stored]);
+        self.store.add(row.row(id.as_str().into(), id.into()));
     }
 }

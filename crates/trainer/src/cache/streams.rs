@@ -1,12 +1,13 @@
 //! Labelled streams of prompts and labelled pairs, with their vectors.
 
 use crate::data::{DataError, find, read_rows};
-use ::cache::Earlier;
+use ::cache::{AnswerId, Earlier, EmbeddedStore, Neighbour, Query, Question, Row};
 use embedding::{Embedder, EmbeddingError};
-use protocol::digest_of;
+use protocol::{Digest, digest_of};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One row of a stream: a prompt, or a conversation, and the class of its right answer.
@@ -51,9 +52,43 @@ pub struct Prepared {
     pub vector: Vec<f32>,
     /// The user turns before.
     pub earlier: Option<Earlier>,
-    /// Names what must be exactly equal: the assistant's turns.
-    pub context: String,
+    /// Stands for what must be exactly equal: the assistant's turns.
+    pub scope: Digest,
     pub class: u64,
+}
+
+impl Prepared {
+    /// Finds the stored rows of its scope.
+    pub(crate) fn neighbours(&self, store: &EmbeddedStore) -> Vec<Neighbour> {
+        let earlier = self.earlier.as_ref().map(|earlier| &*earlier.vector);
+        store.nearest(&Query { tenant: "", scope: &self.scope, vector: &self.vector, earlier, now_ms: 0 })
+    }
+
+    /// Itself as a request of this number.
+    pub(crate) fn question(&self, link: u64) -> Question {
+        Question {
+            prompt: self.prompt.clone(),
+            vector: self.vector.clone(),
+            earlier: self.earlier.clone(),
+            principal: 0,
+            link,
+        }
+    }
+
+    /// Itself as a stored row that leads to an answer.
+    pub(crate) fn row(&self, id: AnswerId, answer: AnswerId) -> Arc<Row> {
+        Arc::new(Row {
+            tenant: "".into(),
+            scope: self.scope,
+            id,
+            answer,
+            prompt: self.prompt.as_str().into(),
+            vector: self.vector.as_slice().into(),
+            earlier: self.earlier.clone(),
+            principal: 0,
+            expires_ms: i64::MAX,
+        })
+    }
 }
 
 /// A stream with its vectors.
@@ -67,8 +102,9 @@ pub struct Stream {
 #[derive(Debug, Clone)]
 pub struct PreparedPair {
     pub pair: Pair,
-    pub vector_a: Vec<f32>,
-    pub vector_b: Vec<f32>,
+    /// Its two prompts, as rows that share nothing with any other.
+    pub a: Prepared,
+    pub b: Prepared,
 }
 
 /// Reads `cache/stream_NAME.jsonl.gz` under `folder`.
@@ -106,14 +142,14 @@ pub async fn prepare(
     embedder: &Embedder,
     progress: impl Fn(usize),
 ) -> Result<Stream, EmbeddingError> {
-    let split: Vec<(String, Option<String>, String, u64)> = arrivals.into_iter().map(Arrival::split).collect();
+    let split: Vec<(String, Option<String>, Digest, u64)> = arrivals.into_iter().map(Arrival::split).collect();
     let texts = split.iter().flat_map(|(last, earlier, ..)| std::iter::once(last).chain(earlier));
     let vectors = embed_all(texts.cloned().collect(), embedder, progress).await?;
-    let rows = split.into_iter().map(|(prompt, earlier, context, class)| Prepared {
+    let rows = split.into_iter().map(|(prompt, earlier, scope, class)| Prepared {
         vector: vectors[&prompt].clone(),
         earlier: earlier.map(|earlier| Earlier { vector: vectors[&earlier].as_slice().into(), text: earlier.into() }),
         prompt,
-        context,
+        scope,
         class,
     });
     Ok(Stream { name: name.to_owned(), rows: rows.collect() })
@@ -130,19 +166,21 @@ pub async fn prepare_pairs(
 ) -> Result<Vec<PreparedPair>, EmbeddingError> {
     let texts = pairs.iter().flat_map(|pair| [pair.a.clone(), pair.b.clone()]).collect();
     let vectors = embed_all(texts, embedder, progress).await?;
-    let prepared = pairs.into_iter().map(|pair| PreparedPair {
-        vector_a: vectors[&pair.a].clone(),
-        vector_b: vectors[&pair.b].clone(),
-        pair,
-    });
-    Ok(prepared.collect())
+    let prepare = |prompt: &String| Prepared {
+        prompt: prompt.clone(),
+        vector: vectors[prompt].clone(),
+        earlier: None,
+        scope: digest_of(b""),
+        class: 0,
+    };
+    Ok(pairs.into_iter().map(|pair| PreparedPair { a: prepare(&pair.a), b: prepare(&pair.b), pair }).collect())
 }
 
 impl Arrival {
-    /// Last user turn, earlier user turns, name of the context, class.
-    fn split(self) -> (String, Option<String>, String, u64) {
+    /// Last user turn, earlier user turns, scope, class.
+    fn split(self) -> (String, Option<String>, Digest, u64) {
         if self.messages.is_empty() {
-            return (self.prompt, None, String::new(), self.cls);
+            return (self.prompt, None, digest_of(b""), self.cls);
         }
         let of = |role: &str| -> Vec<&str> {
             let turns = self.messages.iter().filter(|turn| turn.role == role);

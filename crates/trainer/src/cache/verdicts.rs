@@ -2,8 +2,7 @@
 
 use super::replay::Words;
 use super::streams::PreparedPair;
-use ::cache::{CacheModel, Index, Owner, Question, Row, Semantic};
-use protocol::Digest;
+use ::cache::{CacheModel, EmbeddedStore, Owner, Semantic};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,7 +37,7 @@ pub fn kinds(pairs: &[PreparedPair], model: &CacheModel, words: &Words, error_ma
             ..Kind::default()
         });
         let is_served = is_served(&semantic, prepared, error_max);
-        let by_cosine = usize::from(::cache::cosine_of(&prepared.vector_a, &prepared.vector_b) >= 0.95);
+        let by_cosine = usize::from(::cache::cosine_of(&prepared.a.vector, &prepared.b.vector) >= 0.95);
         if pair.label == 1 {
             kind.same += 1;
             kind.rightly_served += usize::from(is_served);
@@ -53,25 +52,9 @@ pub fn kinds(pairs: &[PreparedPair], model: &CacheModel, words: &Words, error_ma
 }
 
 fn is_served(semantic: &Semantic, prepared: &PreparedPair, error_max: f64) -> bool {
-    let (index, scope) = (Index::default(), Digest([0; 32]));
-    let stored = Row {
-        id: "stored".into(),
-        answer: "stored".into(),
-        prompt: prepared.pair.a.as_str().into(),
-        vector: prepared.vector_a.as_slice().into(),
-        earlier: None,
-        principal: 0,
-        expires_ms: i64::MAX,
-    };
-    index.add(scope, [stored]);
-    let question = Question {
-        prompt: prepared.pair.b.clone(),
-        vector: prepared.vector_b.clone(),
-        earlier: None,
-        principal: 0,
-        link: 0,
-    };
-    let neighbours = index.nearest(&scope, &question.vector, None, 0);
+    let store = EmbeddedStore::new(usize::MAX);
+    store.add(prepared.a.row("stored".into(), "stored".into()));
+    let neighbours = prepared.b.neighbours(&store);
     let owner = Owner { tenant: "pairs".to_owned(), policy: String::new() };
-    semantic.look(&owner, &question, &neighbours, error_max).is_some_and(|look| look.is_admissible())
+    semantic.look(&owner, &prepared.b.question(0), &neighbours, error_max).is_some_and(|look| look.is_admissible())
 }

@@ -1,0 +1,366 @@
+//! The vectors of each scope in memory, searched exactly: all of a small scope; of a large one the best by sign code.
+
+use super::{Nearest, Neighbour, Query, Row, StoreError, StoreStats, VectorStore, Which};
+use crate::decision::AnswerId;
+use async_trait::async_trait;
+use protocol::Digest;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Rows of a scope that are all compared; above it sign codes choose.
+const EXACT_ROWS: usize = 1_024;
+/// Rows that sign codes choose. With 256 the nearest of 100,000 real prompts was among them in 300 of 300 tries.
+const PREFILTERED: usize = 256;
+
+/// All rows by scope.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    scopes: RwLock<HashMap<Digest, Arc<RwLock<Scope>>>>,
+    rows: AtomicUsize,
+    rows_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Scope {
+    rows: Vec<Arc<Row>>,
+    /// Where each row is, by its id.
+    places: HashMap<AnswerId, u32, foldhash::fast::RandomState>,
+    codes: Codes,
+}
+
+/// Signs of the vectors around their mean, 64 to a word.
+#[derive(Debug, Default)]
+struct Codes {
+    mean: Vec<f32>,
+    words: Vec<u64>,
+}
+
+impl EmbeddedStore {
+    /// An empty store; over `rows_max` rows those that expire first leave.
+    pub fn new(rows_max: usize) -> Self {
+        Self { scopes: RwLock::default(), rows: AtomicUsize::new(0), rows_max }
+    }
+
+    /// Puts a row in; one with its id that is there already leaves.
+    pub fn add(&self, row: Arc<Row>) {
+        let put = |scope: &RwLock<Scope>, row| scope.write().unwrap_or_else(PoisonError::into_inner).put(row);
+        let known = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
+        let is_new = match known.get(&row.scope) {
+            Some(scope) => put(scope, row),
+            None => {
+                drop(known);
+                let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
+                put(scopes.entry(row.scope).or_default(), row)
+            }
+        };
+        if is_new && self.rows.fetch_add(1, Ordering::Relaxed) >= self.rows_max {
+            let surplus = self.shrink();
+            tracing::info!(surplus, "the semantic level is full: what expires first has left");
+        }
+    }
+
+    /// True where a row with this id is there.
+    pub(crate) fn has(&self, row: &Row) -> bool {
+        let scope = self.scope(&row.scope);
+        scope.is_some_and(|scope| scope.read().unwrap_or_else(PoisonError::into_inner).places.contains_key(&row.id))
+    }
+
+    /// Removes the rows of these ids.
+    pub(crate) fn remove(&self, ids: &HashSet<&str>) {
+        self.retain(|row| !ids.contains(&*row.id));
+    }
+
+    /// The nearest living rows of a scope, as [`VectorStore::search`].
+    pub fn nearest(&self, query: &Query<'_>) -> Vec<Neighbour> {
+        self.scope(query.scope).map(|scope| nearest_in(&scope, query)).unwrap_or_default()
+    }
+
+    /// Removes the rows for which `keep` is false; returns how many.
+    pub(crate) fn retain(&self, keep: impl Fn(&Row) -> bool) -> usize {
+        let scopes: Vec<(Digest, Arc<RwLock<Scope>>)> = {
+            let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
+            scopes.iter().map(|(digest, scope)| (*digest, Arc::clone(scope))).collect()
+        };
+        let mut removed = 0;
+        for (digest, scope) in scopes {
+            // Looked at under a shared lock, so that a sweep delays searches only where there is something to sweep.
+            let has_any = !scope.read().unwrap_or_else(PoisonError::into_inner).rows.iter().all(|row| keep(row));
+            if has_any {
+                let mut scope = scope.write().unwrap_or_else(PoisonError::into_inner);
+                let before = scope.rows.len();
+                scope.rows.retain(|row| keep(row));
+                removed += before - scope.rows.len();
+                scope.rebuild();
+            }
+            let is_empty = scope.read().unwrap_or_else(PoisonError::into_inner).rows.is_empty();
+            if is_empty {
+                let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
+                let still =
+                    |scope: &Arc<RwLock<Scope>>| scope.read().unwrap_or_else(PoisonError::into_inner).rows.is_empty();
+                if scopes.get(&digest).is_some_and(still) {
+                    scopes.remove(&digest);
+                }
+            }
+        }
+        self.rows.fetch_sub(removed, Ordering::Relaxed);
+        removed
+    }
+
+    /// Removes the rows that expire first, until a tenth of the allowed number is free; returns how many.
+    fn shrink(&self) -> usize {
+        let mut times: Vec<i64> = Vec::with_capacity(self.len());
+        for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
+            times.extend(scope.read().unwrap_or_else(PoisonError::into_inner).rows.iter().map(|row| row.expires_ms));
+        }
+        let surplus = times.len().saturating_sub(self.rows_max - self.rows_max / 10);
+        let Some(last) = surplus.checked_sub(1) else { return 0 };
+        let (_, until, _) = times.select_nth_unstable(last);
+        let until = *until;
+        self.retain(|row| row.expires_ms > until)
+    }
+
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    fn scope(&self, scope: &Digest) -> Option<Arc<RwLock<Scope>>> {
+        self.scopes.read().unwrap_or_else(PoisonError::into_inner).get(scope).map(Arc::clone)
+    }
+}
+
+impl Scope {
+    /// Puts a row in; false where it took the place of one with its id.
+    fn put(&mut self, row: Arc<Row>) -> bool {
+        if let Some(at) = self.places.get(&row.id) {
+            let at = *at as usize;
+            self.codes.set(at, &row.vector);
+            self.rows[at] = row;
+            return false;
+        }
+        self.places.insert(Arc::clone(&row.id), self.rows.len() as u32);
+        self.codes.push(&row.vector);
+        self.rows.push(row);
+        // The mean is taken anew whenever the scope has doubled: about two encodings a row over its life.
+        if self.rows.len() > EXACT_ROWS && self.rows.len().is_power_of_two() {
+            self.encode();
+        }
+        true
+    }
+
+    /// After rows have left.
+    fn rebuild(&mut self) {
+        self.rows.shrink_to_fit();
+        self.places.clear();
+        self.places.extend(self.rows.iter().enumerate().map(|(at, row)| (Arc::clone(&row.id), at as u32)));
+        self.encode();
+    }
+
+    fn encode(&mut self) {
+        self.codes = Codes::default();
+        let Some(first) = self.rows.first().filter(|_| self.rows.len() > EXACT_ROWS) else { return };
+        let mut mean = vec![0.0; first.vector.len()];
+        for row in &self.rows {
+            mean.iter_mut().zip(&row.vector).for_each(|(sum, x)| *sum += x);
+        }
+        mean.iter_mut().for_each(|sum| *sum /= self.rows.len() as f32);
+        self.codes.mean = mean;
+        self.rows.iter().for_each(|row| self.codes.push(&row.vector));
+    }
+
+    /// Positions of the rows worth comparing: all of a small scope, else those whose signs differ least.
+    fn within_reach(&self, vector: &[f32]) -> Vec<usize> {
+        if self.codes.mean.len() != vector.len() || vector.is_empty() {
+            return (0..self.rows.len()).collect();
+        }
+        let asked = self.codes.code(vector);
+        let distances: Vec<u16> =
+            self.codes.words.chunks_exact(asked.len()).map(|code| distance(code, &asked)).collect();
+        let mut counts = vec![0usize; vector.len() + 64];
+        distances.iter().for_each(|distance| counts[usize::from(*distance)] += 1);
+        let mut sum = 0;
+        let reach = counts.iter().position(|count| {
+            sum += count;
+            sum >= PREFILTERED
+        });
+        let reach = reach.unwrap_or(counts.len()) as u16;
+        (0..distances.len()).filter(|at| distances[*at] <= reach).collect()
+    }
+}
+
+fn nearest_in(scope: &RwLock<Scope>, query: &Query<'_>) -> Vec<Neighbour> {
+    let scope = scope.read().unwrap_or_else(PoisonError::into_inner);
+    let mut nearest = Nearest::default();
+    scope.within_reach(query.vector).into_iter().for_each(|at| nearest.consider(&scope.rows[at], query));
+    nearest.0
+}
+
+#[async_trait]
+impl VectorStore for EmbeddedStore {
+    async fn ensure_space(&self, _dimensions: usize) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn upsert(&self, rows: &[Arc<Row>]) -> Result<(), StoreError> {
+        rows.iter().for_each(|row| self.add(Arc::clone(row)));
+        Ok(())
+    }
+
+    async fn search(&self, query: Query<'_>) -> Result<Vec<Neighbour>, StoreError> {
+        let Some(scope) = self.scope(query.scope) else { return Ok(Vec::new()) };
+        if scope.read().unwrap_or_else(PoisonError::into_inner).rows.len() <= EXACT_ROWS {
+            return Ok(nearest_in(&scope, &query));
+        }
+        // A large scope takes milliseconds, too long for an async thread.
+        let (tenant, digest, now_ms) = (query.tenant.to_owned(), *query.scope, query.now_ms);
+        let (vector, earlier) = (query.vector.to_vec(), query.earlier.map(<[f32]>::to_vec));
+        let searching = tokio::task::spawn_blocking(move || {
+            let (vector, earlier) = (&*vector, earlier.as_deref());
+            nearest_in(&scope, &Query { tenant: &tenant, scope: &digest, vector, earlier, now_ms })
+        });
+        searching.await.map_err(|error| StoreError::Failed(error.to_string()))
+    }
+
+    async fn delete(&self, which: Which<'_>) -> Result<(), StoreError> {
+        let is_meant = |row: &Row| {
+            *row.tenant == *which.tenant && which.answers.is_none_or(|answers| answers.contains(&row.answer))
+        };
+        self.retain(|row| !is_meant(row));
+        Ok(())
+    }
+
+    async fn sweep(&self, now_ms: i64) -> Result<u64, StoreError> {
+        Ok(self.retain(|row| row.expires_ms > now_ms) as u64)
+    }
+
+    async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner).len();
+        Ok(StoreStats { rows: self.len() as u64, scopes: Some(scopes as u64) })
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn distance(a: &[u64], b: &[u64]) -> u16 {
+    a.iter().zip(b).map(|(x, y)| (x ^ y).count_ones() as u16).sum()
+}
+
+impl Codes {
+    /// Adds the code of a vector; nothing while the scope is small.
+    fn push(&mut self, vector: &[f32]) {
+        let mut code = self.code(vector);
+        self.words.append(&mut code);
+    }
+
+    fn set(&mut self, at: usize, vector: &[f32]) {
+        let code = self.code(vector);
+        if let Some(words) = self.words.chunks_exact_mut(code.len().max(1)).nth(at) {
+            words.copy_from_slice(&code);
+        }
+    }
+
+    fn code(&self, vector: &[f32]) -> Vec<u64> {
+        let signs = |(xs, means): (&[f32], &[f32])| {
+            let bits = xs.iter().zip(means).enumerate();
+            bits.fold(0u64, |code, (at, (x, mean))| code | u64::from(x > mean) << at)
+        };
+        let mut code: Vec<u64> = vector.chunks(64).zip(self.mean.chunks(64)).map(signs).collect();
+        code.resize(self.mean.len().div_ceil(64), 0); // a vector of another length, which no search compares
+        code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SCOPE: Digest = Digest([1; 32]);
+
+    fn unit(numbers: &[f32]) -> Vec<f32> {
+        let length = numbers.iter().map(|x| x * x).sum::<f32>().sqrt();
+        numbers.iter().map(|x| x / length).collect()
+    }
+
+    fn row(id: &str, vector: Vec<f32>, expires_ms: i64) -> Arc<Row> {
+        Arc::new(Row {
+            tenant: "t".into(),
+            scope: SCOPE,
+            id: id.into(),
+            answer: id.into(),
+            prompt: "p".into(),
+            vector: vector.into(),
+            earlier: None,
+            principal: 0,
+            expires_ms,
+        })
+    }
+
+    fn nearest(store: &EmbeddedStore, vector: &[f32]) -> Option<AnswerId> {
+        let found = store.nearest(&Query { tenant: "t", scope: &SCOPE, vector, earlier: None, now_ms: 0 });
+        found.first().map(|neighbour| Arc::clone(&neighbour.row.id))
+    }
+
+    #[test]
+    fn a_full_store_lets_go_what_expires_first() {
+        let store = EmbeddedStore::new(50);
+        let angle = |at: i64| vec![(at as f32 / 50.0).cos(), (at as f32 / 50.0).sin()];
+        (0..50).for_each(|at| store.add(row(&format!("{at:03}"), angle(at), 100 - at)));
+        assert_eq!(store.len(), 50);
+        store.add(row("one more", angle(50), 99));
+        assert_eq!(store.len(), 45, "a tenth is free again");
+        assert_eq!(nearest(&store, &angle(0)).as_deref(), Some("000"));
+        assert_eq!(nearest(&store, &angle(49)).as_deref(), Some("one more"), "049 would have expired first");
+    }
+
+    #[test]
+    fn rows_survive_scopes_that_come_and_go() {
+        let store = Arc::new(EmbeddedStore::new(usize::MAX));
+        let sweeping = Arc::clone(&store);
+        let sweeper = std::thread::spawn(move || {
+            (0..2_000).for_each(|_| {
+                let _removed = sweeping.retain(|row| row.expires_ms > 1);
+            })
+        });
+        for at in 0..2_000 {
+            store.add(row("short", vec![1.0, 0.0], 1));
+            store.add(row(&format!("{at}"), vec![1.0, 0.0], 99));
+            assert!(
+                store.has(&row(&format!("{at}"), vec![1.0, 0.0], 99)),
+                "row {at} was put into a scope that had left"
+            );
+            store.retain(|row| row.expires_ms > 99);
+        }
+        sweeper.join().expect("swept");
+        assert_eq!(store.len(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn sign_codes_find_what_looking_at_all_finds(seed in any::<u64>()) {
+            let store = EmbeddedStore::new(usize::MAX);
+            let mut state = seed | 1;
+            let mut draw = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1u64 << 24) as f32 - 0.4
+            };
+            let mut vectors: Vec<Vec<f32>> =
+                (0..3_000).map(|_| unit(&(0..96).map(|_| draw()).collect::<Vec<_>>())).collect();
+            for (at, vector) in vectors.iter().enumerate() {
+                store.add(row(&format!("{at:04}"), vector.clone(), 99));
+            }
+            // What takes the place of another is found at its new place.
+            vectors[97] = unit(&(0..96).map(|_| draw()).collect::<Vec<_>>());
+            store.add(row("0097", vectors[97].clone(), 99));
+            prop_assert_eq!(store.len(), 3_000);
+            for at in (0..3_000).step_by(97) {
+                let near: Vec<f32> = vectors[at].iter().map(|x| x + 0.03 * draw()).collect();
+                prop_assert_eq!(nearest(&store, &unit(&near)), Some(format!("{at:04}").into()));
+            }
+        }
+    }
+}
