@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const WORKERS: u64 = 24;
+const MONEY: &str = "data/sluice.db";
 /// Of the model: both directions cost a dollar per million tokens, so a token is 1,000 nano-dollars.
 const NANO_PER_TOKEN: i64 = 1_000;
 
@@ -120,7 +121,7 @@ fn calls(folder: &Path) -> HashMap<String, Value> {
 
 fn records(folder: &Path) -> HashMap<String, Vec<Record>> {
     let mut records: HashMap<String, Vec<Record>> = HashMap::new();
-    for row in query(folder, "SELECT end_user, state, charged_nano, reserved_nano FROM generations") {
+    for row in query(folder, MONEY, "SELECT end_user, state, charged_nano, reserved_nano FROM generations") {
         let number = |at: usize| row[at].as_i64().unwrap_or(0);
         let record =
             Record { state: row[1].as_str().unwrap_or_default().to_owned(), charged: number(2), reserved: number(3) };
@@ -133,16 +134,18 @@ fn records(folder: &Path) -> HashMap<String, Vec<Record>> {
 fn balance(folder: &Path) -> (i64, i64) {
     let rows = query(
         folder,
+        MONEY,
         "SELECT (SELECT COUNT(*) FROM reservations), (SELECT SUM(usage_nano) FROM keys) - \
          (SELECT SUM(charged_nano) FROM generations)",
     );
     (rows[0][0].as_i64().unwrap_or(-1), rows[0][1].as_i64().unwrap_or(-1))
 }
 
-/// Reads the money file with Python's SQLite: an auditor that is not our own code.
-fn query(folder: &Path, sql: &str) -> Vec<Value> {
-    let script = "import json, sqlite3, sys\nfor row in sqlite3.connect('data/sluice.db').execute(sys.argv[1]): print(json.dumps(row))";
-    let output = Command::new("python3").args(["-c", script, sql]).current_dir(folder).output().expect("python3 runs");
+/// Reads a file of the gateway with Python's SQLite: an auditor that is not our own code.
+pub(crate) fn query(folder: &Path, file: &str, sql: &str) -> Vec<Value> {
+    let script = "import json, sqlite3, sys\nfor row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]): print(json.dumps(row))";
+    let output =
+        Command::new("python3").args(["-c", script, file, sql]).current_dir(folder).output().expect("python3 runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
 }

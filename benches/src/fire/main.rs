@@ -6,7 +6,9 @@ mod flaky;
 mod hedge;
 mod hostile;
 mod kill;
+mod kill_cache;
 mod large;
+mod meaning;
 mod overload;
 mod restart;
 mod rig;
@@ -31,7 +33,13 @@ struct Arguments {
     /// Seconds that the endpoint of `fallback` stays dead.
     #[arg(long, default_value_t = 600)]
     dead_seconds: u64,
-    /// Deaths of `kill`.
+    /// The folder of labelled streams for `meaning`, which is left out without it.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Requests of `meaning` at each rate.
+    #[arg(long, default_value_t = 20_000)]
+    requests: usize,
+    /// Deaths of `kill`, and up to eight of `kill-cache`.
     #[arg(long, default_value_t = 32)]
     deaths: u64,
 }
@@ -42,12 +50,14 @@ enum Scenario {
     Flaky,
     Hedge,
     Kill,
+    KillCache,
     Streams,
     Burst,
     Overload,
     Restart,
     Hostile,
     Large,
+    Meaning,
 }
 
 #[tokio::main]
@@ -67,12 +77,17 @@ async fn main() -> ExitCode {
             Scenario::Flaky => flaky::run(&binary, seconds).await,
             Scenario::Hedge => hedge::run(&binary, seconds).await,
             Scenario::Kill => kill::run(&binary, arguments.deaths).await,
+            Scenario::KillCache => kill_cache::run(&binary, arguments.deaths.min(8)).await,
             Scenario::Streams => streams::run(&binary, seconds).await,
             Scenario::Burst => burst::run(&binary, seconds).await,
             Scenario::Overload => overload::run(&binary).await,
             Scenario::Restart => restart::run(&binary).await,
             Scenario::Hostile => hostile::run(&binary, seconds).await,
             Scenario::Large => large::run(&binary).await,
+            Scenario::Meaning => match &arguments.data {
+                Some(data) => meaning::run(&binary, data, arguments.requests).await,
+                None => vec![Verdict::left_out("labelled traffic: name the folder of streams with --data")],
+            },
         });
     }
     println!("\n| bound | measured | kept |\n|---|---|---|");

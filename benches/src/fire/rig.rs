@@ -23,6 +23,13 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// A bound that could not be looked at: said, not failed.
+    pub(crate) fn left_out(bound: &str) -> Self {
+        Self::new(bound, "not measured", true)
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "| {} | {} | {} |", self.bound, self.measured, if self.is_kept { "yes" } else { "NO" })
@@ -81,9 +88,23 @@ pub(crate) const NO_CACHE: &str = "[cache.semantic]\nenabled = false\n[cache.exa
 impl Rig {
     /// Starts both; `latency_ms` is the simulator's time to the first token.
     pub(crate) async fn start(binary: &Path, latency_ms: u64, config: &str) -> Self {
+        Self::start_with_answers(binary, latency_ms, config, None).await
+    }
+
+    /// The same with a file of answers for the simulator: its name and its text.
+    pub(crate) async fn start_with_answers(
+        binary: &Path,
+        latency_ms: u64,
+        config: &str,
+        answers: Option<(&str, &str)>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let latency = latency_ms.to_string();
-        let arguments = ["simulate", "--listen", SIMULATOR, "--latency-ms", &latency, "--log", "calls.jsonl"];
+        let mut arguments = vec!["simulate", "--listen", SIMULATOR, "--latency-ms", &latency, "--log", "calls.jsonl"];
+        if let Some((name, text)) = answers {
+            std::fs::write(folder.path().join(name), text).expect("a file of answers");
+            arguments.extend(["--answers", name]);
+        }
         let simulator = start(binary, &arguments, folder.path(), "simulator.log");
         wait_for(&format!("http://{SIMULATOR}/v1/models")).await;
         std::fs::write(folder.path().join("sluice.toml"), config).expect("a configuration");

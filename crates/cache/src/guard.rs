@@ -27,6 +27,8 @@ pub enum Veto {
     Literals,
     /// Letters of different scripts.
     Language,
+    /// So few words that each must be the same.
+    TooShort,
 }
 
 /// How two prompts differ in form, where no rule objects: what is no reason to refuse is evidence all the same.
@@ -58,6 +60,7 @@ impl Veto {
             Self::Entities => "entities",
             Self::Literals => "literals",
             Self::Language => "language",
+            Self::TooShort => "too_short",
         }
     }
 }
@@ -97,6 +100,7 @@ pub(crate) fn compare(a: &Reading, b: &Reading) -> Result<Form, Veto> {
         (Veto::Direction, near && form.turns_round),
         (Veto::Entities, names.both() || copy && form.names_differ),
         (Veto::WordOrder, is_reordered(a, b)),
+        (Veto::TooShort, is_too_short(a, b, &difference)),
     ];
     match rules.into_iter().find(|(_, applies)| *applies) {
         Some((veto, _)) => Err(veto),
@@ -260,6 +264,19 @@ fn moved_block(a: &[&str], b: &[&str]) -> Option<(std::ops::Range<usize>, std::o
         .map(|middle| (start..middle, middle..end))
 }
 
+/// Words up to which a prompt is a heading, not a question.
+const FEW_WORDS: usize = 2;
+
+/// True where one prompt has so few words that one more or another makes it another question, as `password` and `new
+/// password`, or none that weighs anything, as `Who is it?` and `What is it?`.
+fn is_too_short(a: &Reading, b: &Reading, difference: &Difference) -> bool {
+    match weighty(a).len().min(weighty(b).len()) {
+        0 => !a.words.iter().map(|word| &word.text).eq(b.words.iter().map(|word| &word.text)),
+        1 => a.words.len().min(b.words.len()) <= FEW_WORDS && difference.only_a + difference.only_b > 0,
+        _ => false,
+    }
+}
+
 /// Prepositions by which a noun is attached to the one before it, as a genitive or compound does the other way round.
 const ATTACHING: &[&str] = &["of", "on", "in", "at", "for"];
 /// Words that may stand between a preposition and its noun, or between two nouns of a compound.
@@ -415,6 +432,12 @@ mod tests {
             Some(Veto::Direction),
         );
         check("Can I cancel my order?", "Можно отменить мой заказ?", Some(Veto::Language));
+        check("password", "update password", Some(Veto::TooShort));
+        check("What is it?", "What was it?", Some(Veto::TooShort));
+        check("x", "y", Some(Veto::Entities));
+        check("How do I sort a list in R?", "How can a list be sorted in C?", Some(Veto::Entities));
+        check("how do i sort a list in c++", "how can a list be sorted in c#", Some(Veto::Literals));
+        check("password", "Password?", None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::sketch::{Sketch, Token};
 /// How many features there are of a pair.
 pub const FEATURE_COUNT: usize = 25;
 /// Counted up when a feature changes: an artefact belongs to one version.
-pub const FEATURES_VERSION: u32 = 1;
+pub const FEATURES_VERSION: u32 = 2;
 
 /// The features of a pair, each named where it is computed.
 pub type Features = [f32; FEATURE_COUNT];

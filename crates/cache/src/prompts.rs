@@ -20,7 +20,8 @@ const QUEUE_MAX: usize = 8_192;
 /// Rows put in, or read from the file, at once.
 const BATCH: usize = 256;
 const PAGE: i64 = 4_096;
-/// A call that nobody waits for, and a sweep, may take this long.
+/// A call that somebody waits for, one that nobody waits for, and a sweep, may take this long.
+const BRIEFLY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const SWEEP_PATIENCE: Duration = Duration::from_secs(120);
 /// After so many failed searches in a row the store is left alone, and asked this often whether it works again.
@@ -124,8 +125,7 @@ impl Prompts {
         self.shared
             .fresh
             .retain(|row| *row.tenant != *tenant || answers.is_some_and(|answers| !answers.contains(&row.answer)));
-        let deleted = timeout(PATIENCE, self.shared.store.delete(which)).await;
-        if let Err(error) = deleted.unwrap_or(Err(StoreError::Late(PATIENCE))) {
+        if let Err(error) = self.briefly(self.shared.store.delete(which)).await {
             tracing::warn!(%error, "the vector store keeps prompts of answers that are gone; they lead nowhere, and expire");
         }
     }
@@ -135,7 +135,7 @@ impl Prompts {
     /// # Errors
     /// When the store does not say.
     pub(crate) async fn stats(&self) -> Result<StoreStats, StoreError> {
-        let stats = timeout(PATIENCE, self.shared.store.stats()).await.unwrap_or(Err(StoreError::Late(PATIENCE)))?;
+        let stats = self.briefly(self.shared.store.stats()).await?;
         Ok(StoreStats { rows: stats.rows + self.shared.fresh.len() as u64, ..stats })
     }
 
@@ -145,6 +145,14 @@ impl Prompts {
     /// When the store does not do so.
     pub(crate) async fn sweep(&self, now_ms: i64) -> Result<u64, StoreError> {
         self.shared.store.sweep(now_ms).await
+    }
+
+    /// A call for somebody who waits; none to a store that is left alone.
+    async fn briefly<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match self.shared.problem() {
+            Some(_) => Err(StoreError::Down),
+            None => timeout(BRIEFLY, call).await.unwrap_or(Err(StoreError::Late(BRIEFLY))),
+        }
     }
 
     /// Why searches are misses at the moment, where they are.

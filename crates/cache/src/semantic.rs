@@ -9,6 +9,8 @@ use crate::pair::{Features, features};
 use crate::sketch::Sketch;
 use crate::store::{Earlier, Neighbour};
 use crate::text::Words;
+use moka::sync::Cache as Memory;
+use protocol::{Digest, digest_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -76,6 +78,8 @@ pub struct Semantic {
     model: CacheModel,
     judges: RwLock<HashMap<Owner, Arc<Mutex<Judge>>>>,
     ties: RwLock<Ties>,
+    /// Of stored prompts that were compared lately, by the digest of their text.
+    sketches: Memory<Digest, Arc<Sketch>>,
 }
 
 /// What labels said of answers: which are one, and which prompts they are wrong for.
@@ -103,17 +107,25 @@ pub struct Question {
 
 /// Owners whose learning is held, and ties of each kind; beyond it new ones are not remembered.
 const OWNERS_MAX: usize = 10_000;
+/// About 2 KB each.
+const SKETCHES_MAX: u64 = 10_000;
 const TIES_MAX: usize = 1_000_000;
 
 impl Semantic {
     /// A level that has learned nothing yet; `words` are the embedder's, with how much each says.
     pub fn new(words: Arc<Words>, model: CacheModel) -> Self {
-        Self { words, model, judges: RwLock::default(), ties: RwLock::default() }
+        let sketches = Memory::new(SKETCHES_MAX);
+        Self { words, model, judges: RwLock::default(), ties: RwLock::default(), sketches }
     }
 
     /// The words that the embedder knows, with how much each says.
     pub fn words(&self) -> &Words {
         &self.words
+    }
+
+    /// The sketch of a stored prompt, or of its earlier turns.
+    fn stored_sketch(&self, text: &str) -> Arc<Sketch> {
+        self.sketches.get_with(digest_of(text.as_bytes()), || Arc::new(self.sketch(text)))
     }
 
     /// Prepares a prompt for comparisons.
@@ -133,29 +145,16 @@ impl Semantic {
     /// Judges the neighbours of a prompt. Nothing is counted.
     pub fn look(&self, owner: &Owner, question: &Question, neighbours: &[Neighbour], error_max: f64) -> Option<Look> {
         let nearest = neighbours.first()?;
-        let asked = self.sketch(&question.prompt);
-        let before = question.earlier.as_ref().map(|earlier| self.sketch(&earlier.text));
+        let (compared, veto) = self.compare_all(question, neighbours);
         let judge = self.judge(owner);
         let judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
         let ties = self.ties.read().unwrap_or_else(PoisonError::into_inner);
-        let (mut candidates, mut veto) = (Vec::with_capacity(neighbours.len()), None);
-        for neighbour in neighbours {
-            let row = &neighbour.row;
-            let stored_before = row.earlier.as_ref().map(|earlier| self.sketch(&earlier.text));
-            let compared = self.compare(&asked, &self.sketch(&row.prompt), neighbour.cosine);
-            let compared = compared.and_then(|features| match (&before, &stored_before) {
-                (Some(asked), Some(stored)) => self.compare(asked, stored, neighbour.cosine).map(|_| features),
-                _ => Ok(features),
-            });
-            match compared {
-                Err(rule) => veto = veto.or(Some(rule)),
-                Ok(features) => {
-                    let answer = ties.root(&row.answer);
-                    let (score, effect) = (self.model.score(&features), judge.learner.effect(&answer));
-                    candidates.push(Candidate { answer, cosine: neighbour.cosine, features, score, effect });
-                }
-            }
-        }
+        let candidate = |(neighbour, features): (&Neighbour, Features)| {
+            let answer = ties.root(&neighbour.row.answer);
+            let (score, effect) = (self.model.score(&features), judge.learner.effect(&answer));
+            Candidate { answer, cosine: neighbour.cosine, features, score, effect }
+        };
+        let candidates: Vec<Candidate> = compared.into_iter().map(candidate).collect();
         let case = make_case(&candidates);
         let probability = case.as_ref().map_or(0.0, |case| judge.learner.probability(case));
         let is_apart = |case: &Case| ties.apart.contains(&(question.link, Arc::clone(&case.answer)));
@@ -174,6 +173,34 @@ impl Semantic {
             threshold: judge.controller.threshold(error_max),
             audit_chance: Controller::audit_chance(probability),
         })
+    }
+
+    /// The neighbours that no rule objects to, with their features, and the first rule that objected to one. Most of a
+    /// look's time goes here, so nothing is locked.
+    fn compare_all<'a>(
+        &self,
+        question: &Question,
+        neighbours: &'a [Neighbour],
+    ) -> (Vec<(&'a Neighbour, Features)>, Option<Veto>) {
+        let asked = self.sketch(&question.prompt);
+        let before = question.earlier.as_ref().map(|earlier| self.sketch(&earlier.text));
+        let (mut passed, mut veto) = (Vec::with_capacity(neighbours.len()), None);
+        for neighbour in neighbours {
+            let row = &neighbour.row;
+            let compared = self.compare(&asked, &self.stored_sketch(&row.prompt), neighbour.cosine);
+            let compared = compared.and_then(|features| match (&before, &row.earlier) {
+                (Some(asked), Some(stored)) => {
+                    let stored = self.stored_sketch(&stored.text);
+                    self.compare(asked, &stored, neighbour.cosine).map(|_| features)
+                }
+                _ => Ok(features),
+            });
+            match compared {
+                Err(rule) => veto = veto.or(Some(rule)),
+                Ok(features) => passed.push((neighbour, features)),
+            }
+        }
+        (passed, veto)
     }
 
     /// Counts a request that the level could have answered, and whether it did.

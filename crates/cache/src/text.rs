@@ -11,7 +11,8 @@ pub(crate) struct Word {
     /// Lower-case, without possessive.
     pub text: String,
     pub stem: String,
-    /// Written like a name: a capital inside a sentence, several capitals, or letters and digits mixed.
+    /// Written like a name: a capital inside a sentence, several capitals, letters and digits or signs mixed (`c++`), or
+    /// a letter alone.
     pub name_like: bool,
     /// Carries meaning of its own.
     pub is_content: bool,
@@ -169,7 +170,12 @@ impl Reading {
             }
             for piece in pieces(trimmed) {
                 let numbers = reading.numbers.len();
+                // A letter alone, not a part of `e-mail`, is a name: of a language, a vitamin, a variable.
+                let is_letter = piece.len() == 1 && trimmed.len() == 1 && !["a", "i"].contains(&&*piece.to_lowercase());
                 reading.add(&piece, (starts_sentence, follows_number), (&stemmer, words));
+                if let (true, Some(word)) = (is_letter && reading.numbers.len() == numbers, reading.words.last_mut()) {
+                    word.name_like = true;
+                }
                 (starts_sentence, follows_number) = (false, reading.numbers.len() > numbers);
             }
             starts_sentence = starts_sentence || raw.ends_with(['.', '!', '?', ':', '\n']);
@@ -191,7 +197,9 @@ impl Reading {
         let capitals = piece.chars().filter(|c| c.is_uppercase()).count();
         let has_digit = piece.chars().any(|c| c.is_ascii_digit());
         let shouted = capitals > 1;
-        let name_like = has_digit || shouted || (capitals == 1 && !starts_sentence && piece.chars().count() > 1);
+        let has_sign = piece.contains(['+', '#']);
+        let name_like =
+            has_digit || has_sign || shouted || (capitals == 1 && !starts_sentence && piece.chars().count() > 1);
         for text in expand(&lower) {
             let stem = stemmer.stem(&text).into_owned();
             self.words.push(Word::new(text, stem, (name_like, follows_number), words));

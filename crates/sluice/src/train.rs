@@ -1,6 +1,6 @@
 //! `sluice train`: fits the models of router and cache.
 
-mod cache;
+pub(crate) mod cache;
 mod router;
 
 use crate::failure::Failure;

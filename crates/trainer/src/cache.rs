@@ -7,7 +7,7 @@ mod streams;
 mod sweep;
 mod verdicts;
 
-pub use fit::{CacheFitted, FitError, SHIPPABLE, fit};
+pub use fit::{CacheFitted, FitError, SHIPPABLE, fit, kinds_held_out};
 pub use replay::{Part, Replayed, Rule, Words, replay};
 pub use rivals::{fixed_cosine, vcache};
 pub use streams::{Arrival, Pair, Prepared, PreparedPair, Stream, prepare, prepare_pairs, read_pairs, read_stream};

@@ -23,7 +23,7 @@ async fn judge(file: &str) -> Counts {
     let pairs = prepare_pairs(pairs, &embedder, |_| ()).await.expect("vectors");
     let model = CacheModel::shipped().expect("a model");
     for pair in &pairs {
-        let found = kinds(std::slice::from_ref(pair), &model, &embedder.words(), 0.01);
+        let found = kinds([pair], &model, &embedder.words(), 0.01);
         if found.iter().any(|kind| kind.wrongly_served > 0) {
             println!("served a trap ({}): {} | {}", pair.pair.kind, pair.pair.a, pair.pair.b);
         }

@@ -107,17 +107,27 @@ impl EmbeddedStore {
         removed
     }
 
-    /// Removes the rows that expire first, until a tenth of the allowed number is free; returns how many.
+    /// Frees a tenth of the allowed number: of the tenants that have most, the rows that expire first. Who has little keeps
+    /// it, whatever others do. Returns how many left.
     fn shrink(&self) -> usize {
-        let mut times: Vec<i64> = Vec::with_capacity(self.len());
+        let mut lives: HashMap<Arc<str>, Vec<i64>> = HashMap::new();
         for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
-            times.extend(scope.read().unwrap_or_else(PoisonError::into_inner).rows.iter().map(|row| row.expires_ms));
+            for row in &scope.read().unwrap_or_else(PoisonError::into_inner).rows {
+                match lives.get_mut(&row.tenant) {
+                    Some(times) => times.push(row.expires_ms),
+                    None => drop(lives.insert(Arc::clone(&row.tenant), vec![row.expires_ms])),
+                }
+            }
         }
-        let surplus = times.len().saturating_sub(self.rows_max - self.rows_max / 10);
-        let Some(last) = surplus.checked_sub(1) else { return 0 };
-        let (_, until, _) = times.select_nth_unstable(last);
-        let until = *until;
-        self.retain(|row| row.expires_ms > until)
+        let share = fair_share(lives.values().map(Vec::len).collect(), self.rows_max - self.rows_max / 10);
+        let mut leaving: HashMap<Arc<str>, i64> = HashMap::new();
+        for (tenant, mut times) in lives {
+            if let Some(last) = times.len().checked_sub(share + 1) {
+                let (_, until, _) = times.select_nth_unstable(last);
+                leaving.insert(tenant, *until);
+            }
+        }
+        self.retain(|row| leaving.get(&row.tenant).is_none_or(|until| row.expires_ms > *until))
     }
 
     /// How many rows there are.
@@ -187,6 +197,19 @@ impl Scope {
         let reach = reach.unwrap_or(counts.len()) as u16;
         (0..distances.len()).filter(|at| distances[*at] <= reach).collect()
     }
+}
+
+/// The most that each may keep so that all together keep no more than `total`: who has less keeps what it has.
+fn fair_share(mut counts: Vec<usize>, total: usize) -> usize {
+    counts.sort_unstable();
+    let (mut left, mut sharing) = (total, counts.len());
+    for count in counts {
+        if count > left / sharing {
+            return left / sharing;
+        }
+        (left, sharing) = (left - count, sharing - 1);
+    }
+    usize::MAX - 1
 }
 
 fn nearest_in(scope: &RwLock<Scope>, query: &Query<'_>) -> Vec<Neighbour> {
@@ -314,6 +337,21 @@ mod tests {
         assert_eq!(store.len(), 45, "a tenth is free again");
         assert_eq!(nearest(&store, &angle(0)).as_deref(), Some("000"));
         assert_eq!(nearest(&store, &angle(49)).as_deref(), Some("one more"), "049 would have expired first");
+    }
+
+    #[test]
+    fn who_stores_much_pushes_out_nobody_else() {
+        let store = EmbeddedStore::new(100);
+        let of = |tenant: &str, at: i64| {
+            let id = format!("{tenant}{at}");
+            Arc::new(Row { tenant: tenant.into(), ..(*row(&id, vec![1.0, 0.0], at)).clone() })
+        };
+        (0..20).for_each(|at| store.add(of("small", at)));
+        (0..500).for_each(|at| store.add(of("greedy", 1_000 + at)));
+        assert!((0..20).all(|at| store.has(&of("small", at))), "though they expire before all others");
+        assert!(store.len() <= 100 && store.has(&of("greedy", 1_499)) && !store.has(&of("greedy", 1_000)));
+        assert_eq!(fair_share(vec![5, 50, 500], 100), 47);
+        assert_eq!(fair_share(vec![50, 50, 500], 90), 30);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! `sluice eval cache`: replays labelled streams from an empty cache, and judges labelled pairs.
 
 use crate::failure::Failure;
+use crate::train::cache::load;
 use ::cache::CacheModel;
 use embedding::Embedder;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use trainer::cache::{
-    Kind, Method, Point, Replayed, Rule, Stream, Words, chart, kinds, net_at, prepare, prepare_pairs, read_pairs,
-    read_stream, replay, sweep,
+    Kind, Method, Point, Replayed, Rule, SHIPPABLE, Stream, Words, chart, kinds, kinds_held_out, net_at, prepare,
+    prepare_pairs, read_pairs, read_stream, replay, sweep,
 };
 
 pub(crate) const SHIPPED_EMBEDDER: &str = "all-MiniLM-L6-v2";
@@ -25,6 +27,9 @@ pub(crate) struct Arguments {
     /// Pairs to judge: a NAME in the folder, or a file.
     #[arg(long, value_name = "NAME|FILE")]
     pairs: Option<String>,
+    /// Judges the pairs of each template with a model fitted without it, to the streams of the shipped model.
+    #[arg(long, requires = "pairs", conflicts_with = "artefact")]
+    held_out: bool,
     /// Shares of requests that may be answered wrongly, as given to the gateway.
     #[arg(long, value_name = "SHARE", value_delimiter = ',', default_value = "0.005,0.01,0.02,0.05")]
     error_max: Vec<f64>,
@@ -230,7 +235,21 @@ async fn judge_pairs(
     let pairs = prepare_pairs(pairs, embedder, |done| embedding.set_position(done as u64)).await?;
     embedding.finish_and_clear();
     let error_max = arguments.error_max.first().copied().unwrap_or(0.01);
-    let found = kinds(&pairs, model, &embedder.words(), error_max);
+    let words = embedder.words();
+    let found = if arguments.held_out {
+        let names: Vec<&str> = SHIPPABLE.into_iter().filter(|name| name.starts_with("stream_")).collect();
+        let (streams, _) = load(&names, &arguments.data, embedder).await?;
+        let templates: BTreeSet<_> = pairs.iter().map(|pair| (&pair.pair.kind, &pair.pair.test)).collect();
+        let fitting = bar(templates.len(), "fitting");
+        let judged = move || {
+            let found = kinds_held_out(&streams, &pairs, &words, error_max, || fitting.inc(1));
+            fitting.finish_and_clear();
+            found
+        };
+        tokio::task::spawn_blocking(judged).await.map_err(|error| Failure::Request(error.to_string()))??
+    } else {
+        kinds(&pairs, model, &words, error_max)
+    };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&found).map_err(std::io::Error::other)?);
         return Ok(());

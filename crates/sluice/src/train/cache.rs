@@ -3,8 +3,8 @@
 use crate::eval::cache::{SHIPPED_EMBEDDER, bar};
 use crate::failure::Failure;
 use embedding::Embedder;
-use std::path::PathBuf;
-use trainer::cache::{SHIPPABLE, fit, prepare, prepare_pairs, read_pairs, read_stream};
+use std::path::{Path, PathBuf};
+use trainer::cache::{PreparedPair, SHIPPABLE, Stream, fit, prepare, prepare_pairs, read_pairs, read_stream};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -25,24 +25,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         named => named.iter().map(String::as_str).collect(),
     };
     let embedder = Embedder::start(SHIPPED_EMBEDDER)?;
-    let (mut streams, mut pairs) = (Vec::new(), Vec::new());
-    for name in &names {
-        match (name.strip_prefix("stream_"), name.strip_prefix("pairs_")) {
-            (Some(stream), _) => {
-                let rows = read_stream(&arguments.data, stream)?;
-                let bar = bar(rows.len(), name);
-                streams.push(prepare(stream, rows, &embedder, |done| bar.set_position(done as u64)).await?);
-                bar.finish_and_clear();
-            }
-            (_, Some(file)) => {
-                let rows = read_pairs(&arguments.data, file)?;
-                let bar = bar(2 * rows.len(), name);
-                pairs.append(&mut prepare_pairs(rows, &embedder, |done| bar.set_position(done as u64)).await?);
-                bar.finish_and_clear();
-            }
-            _ => return Err(Failure::Usage(format!("--only {name}: use stream_NAME or pairs_NAME"))),
-        }
-    }
+    let (streams, pairs) = load(&names, &arguments.data, &embedder).await?;
     let words = embedder.words();
     let mut fitted = tokio::task::spawn_blocking(move || fit(&streams, &pairs, &words))
         .await
@@ -55,4 +38,31 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     std::fs::write(&arguments.out, json + "\n")?;
     println!("{}: fitted on {} pairs and {} decisions", arguments.out.display(), fitted.pairs, fitted.cases);
     Ok(())
+}
+
+/// Reads streams and pairs by their names, with their vectors.
+pub(crate) async fn load(
+    names: &[&str],
+    data: &Path,
+    embedder: &Embedder,
+) -> Result<(Vec<Stream>, Vec<PreparedPair>), Failure> {
+    let (mut streams, mut pairs) = (Vec::new(), Vec::new());
+    for name in names {
+        match (name.strip_prefix("stream_"), name.strip_prefix("pairs_")) {
+            (Some(stream), _) => {
+                let rows = read_stream(data, stream)?;
+                let bar = bar(rows.len(), name);
+                streams.push(prepare(stream, rows, embedder, |done| bar.set_position(done as u64)).await?);
+                bar.finish_and_clear();
+            }
+            (_, Some(file)) => {
+                let rows = read_pairs(data, file)?;
+                let bar = bar(2 * rows.len(), name);
+                pairs.append(&mut prepare_pairs(rows, embedder, |done| bar.set_position(done as u64)).await?);
+                bar.finish_and_clear();
+            }
+            _ => return Err(Failure::Usage(format!("{name}: use stream_NAME or pairs_NAME"))),
+        }
+    }
+    Ok((streams, pairs))
 }

@@ -2,6 +2,7 @@
 
 use super::replay::{Rule, Words, replay};
 use super::streams::{PreparedPair, Stream};
+use super::verdicts::{Kind, kinds};
 use ::cache::{CASE_COUNT, CASE_FORM, CacheModel, FEATURE_COUNT, FEATURES_VERSION, Features, Semantic, cosine_of};
 use linfa::Dataset;
 use linfa::traits::Fit;
@@ -9,6 +10,7 @@ use linfa_logistic::LogisticRegression;
 use ndarray::{Array1, Array2};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -51,42 +53,85 @@ const DOUBT: f64 = 1.0;
 /// # Errors
 /// When there is nothing to fit on, or no fit.
 pub fn fit(streams: &[Stream], pairs: &[PreparedPair], words: &Words) -> Result<CacheFitted, FitError> {
-    let blank = CacheModel {
+    Fitter::new(streams, words).fit(&pairs.iter().collect::<Vec<_>>())
+}
+
+/// Judges the pairs of each template with a model fitted without that template; `done` is told of each.
+///
+/// # Errors
+/// As [`fit`].
+pub fn kinds_held_out(
+    streams: &[Stream],
+    pairs: &[PreparedPair],
+    words: &Words,
+    error_max: f64,
+    done: impl Fn(),
+) -> Result<Vec<Kind>, FitError> {
+    let fitter = Fitter::new(streams, words);
+    let templates: BTreeSet<_> = pairs.iter().map(|pair| (&pair.pair.kind, &pair.pair.test)).collect();
+    let mut found = Vec::new();
+    for template in templates {
+        let (of_it, others): (Vec<&PreparedPair>, Vec<&PreparedPair>) =
+            pairs.iter().partition(|pair| (&pair.pair.kind, &pair.pair.test) == template);
+        found.append(&mut kinds(of_it, &fitter.fit(&others)?.model, words, error_max));
+        done();
+    }
+    Ok(found)
+}
+
+/// What is the same in every fit to the same streams.
+struct Fitter<'a> {
+    streams: &'a [Stream],
+    words: &'a Words,
+    semantic: Semantic,
+    /// Pairs of neighbours in the streams.
+    rows: Vec<([f64; FEATURE_COUNT], bool)>,
+}
+
+impl<'a> Fitter<'a> {
+    fn new(streams: &'a [Stream], words: &'a Words) -> Self {
+        let semantic = Semantic::new(Arc::clone(words), blank());
+        let rows = streams.iter().flat_map(|stream| neighbours_of(stream, &semantic)).collect();
+        Self { streams, words, semantic, rows }
+    }
+
+    fn fit(&self, pairs: &[&PreparedPair]) -> Result<CacheFitted, FitError> {
+        let mut rows = self.rows.clone();
+        let labelled: Vec<&&PreparedPair> =
+            pairs.iter().filter(|pair| pair.pair.test.as_deref() != Some(MISLABELLED)).collect();
+        let from_pairs =
+            labelled.iter().filter_map(|pair| Some((wide(&features_of(pair, &self.semantic)?), pair.pair.label == 1)));
+        let largest = self.streams.iter().map(|stream| stream.rows.len()).max().unwrap_or(labelled.len());
+        extend(&mut rows, from_pairs.collect(), PAIRS_SHARE * 4.0 * largest as f64);
+        let (pair_weights, pair_intercept) = regress(&rows)?;
+        let mut model = CacheModel { pair_weights, pair_intercept, ..blank() };
+        let mut cases = 0;
+        // What is stored depends on what is served, so the prior is fitted on the decisions of the prior before.
+        for _ in 0..2 {
+            let mut decided: Vec<([f64; CASE_COUNT], bool)> = Vec::new();
+            for stream in self.streams {
+                let all = (stream, 0..stream.rows.len());
+                decided.append(&mut replay(all, (&model, self.words), Rule::Probability(0.93), 0).cases);
+            }
+            cases = decided.len();
+            let (mut prior, intercept) = regress(&decided)?;
+            prior[0] += intercept - DOUBT;
+            // A stream of one kind says little of what an exchanged word means elsewhere: start by refusing.
+            CASE_FORM.for_each(|at| prior[at] = prior[at].min(CAUTION));
+            model.prior = prior;
+        }
+        Ok(CacheFitted { model, pairs: rows.len(), cases })
+    }
+}
+
+fn blank() -> CacheModel {
+    CacheModel {
         features_version: FEATURES_VERSION,
         pair_weights: [0.0; FEATURE_COUNT],
         pair_intercept: 0.0,
         prior: [-1.0, 0.5, 0.5, 0.3, 1.0, 0.0, 0.0, 0.0, 0.0],
         fitted_on: Vec::new(),
-    };
-    let semantic = Semantic::new(Arc::clone(words), blank.clone());
-    let mut rows: Vec<([f64; FEATURE_COUNT], bool)> = Vec::new();
-    for stream in streams {
-        rows.append(&mut neighbours_of(stream, &semantic));
     }
-    let labelled: Vec<&PreparedPair> =
-        pairs.iter().filter(|pair| pair.pair.test.as_deref() != Some(MISLABELLED)).collect();
-    let from_pairs =
-        labelled.iter().filter_map(|pair| Some((wide(&features_of(pair, &semantic)?), pair.pair.label == 1)));
-    let largest = streams.iter().map(|stream| stream.rows.len()).max().unwrap_or(labelled.len());
-    extend(&mut rows, from_pairs.collect(), PAIRS_SHARE * 4.0 * largest as f64);
-    let (pair_weights, pair_intercept) = regress(&rows)?;
-    let mut model = CacheModel { pair_weights, pair_intercept, ..blank };
-    let mut cases = 0;
-    // What is stored depends on what is served, so the prior is fitted on the decisions of the prior before.
-    for _ in 0..2 {
-        let mut decided: Vec<([f64; CASE_COUNT], bool)> = Vec::new();
-        for stream in streams {
-            decided
-                .append(&mut replay((stream, 0..stream.rows.len()), (&model, words), Rule::Probability(0.93), 0).cases);
-        }
-        cases = decided.len();
-        let (mut prior, intercept) = regress(&decided)?;
-        prior[0] += intercept - DOUBT;
-        // A stream of one kind says little of what an exchanged word means elsewhere: start by refusing.
-        CASE_FORM.for_each(|at| prior[at] = prior[at].min(CAUTION));
-        model.prior = prior;
-    }
-    Ok(CacheFitted { model, pairs: rows.len(), cases })
 }
 
 /// Repeats rows until they weigh as much as `wanted`, for a regression without weights.

@@ -25,7 +25,12 @@ pub struct Kind {
 }
 
 /// Judges pairs with nothing learned yet.
-pub fn kinds(pairs: &[PreparedPair], model: &CacheModel, words: &Words, error_max: f64) -> Vec<Kind> {
+pub fn kinds<'a>(
+    pairs: impl IntoIterator<Item = &'a PreparedPair>,
+    model: &CacheModel,
+    words: &Words,
+    error_max: f64,
+) -> Vec<Kind> {
     let semantic = Semantic::new(Arc::clone(words), model.clone());
     let mut kinds: BTreeMap<(String, String), Kind> = BTreeMap::new();
     for prepared in pairs {
