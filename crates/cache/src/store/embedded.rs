@@ -6,10 +6,13 @@ use async_trait::async_trait;
 use protocol::Digest;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Rows of a scope that are all compared; above it sign codes choose.
 const EXACT_ROWS: usize = 1_024;
+/// Scopes from which on a tenant may be lonely, and rows for each scope under which it is.
+const LONELY_SCOPES: usize = 500;
+const LONELY_ROWS: f64 = 1.2;
 /// Rows that sign codes choose. With 256 the nearest of 100,000 real prompts was among them in 300 of 300 tries.
 const PREFILTERED: usize = 256;
 
@@ -19,6 +22,8 @@ pub struct EmbeddedStore {
     scopes: RwLock<HashMap<Digest, Arc<RwLock<Scope>>>>,
     rows: AtomicUsize,
     rows_max: usize,
+    /// Tenants that were told that their prompts share no scopes.
+    told: Mutex<HashSet<Arc<str>>>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +44,7 @@ struct Codes {
 impl EmbeddedStore {
     /// An empty store; over `rows_max` rows those that expire first leave.
     pub fn new(rows_max: usize) -> Self {
-        Self { scopes: RwLock::default(), rows: AtomicUsize::new(0), rows_max }
+        Self { scopes: RwLock::default(), rows: AtomicUsize::new(0), rows_max, told: Mutex::default() }
     }
 
     /// Puts a row in; one with its id that is there already leaves.
@@ -128,6 +133,22 @@ impl EmbeddedStore {
             }
         }
         self.retain(|row| leaving.get(&row.tenant).is_none_or(|until| row.expires_ms > *until))
+    }
+
+    /// Tenants with many scopes that hardly any two prompts share: something in each request is another, a date or a name.
+    fn lonely(&self) -> Vec<Arc<str>> {
+        let mut counts: HashMap<Arc<str>, (usize, usize)> = HashMap::new();
+        for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
+            let rows = &scope.read().unwrap_or_else(PoisonError::into_inner).rows;
+            if let Some(first) = rows.first() {
+                let (scopes, all) = counts.entry(Arc::clone(&first.tenant)).or_default();
+                (*scopes, *all) = (*scopes + 1, *all + rows.len());
+            }
+        }
+        let is_lonely = |(_, (scopes, rows)): &(Arc<str>, (usize, usize))| {
+            *scopes >= LONELY_SCOPES && (*rows as f64) < LONELY_ROWS * *scopes as f64
+        };
+        counts.into_iter().filter(is_lonely).map(|(tenant, _)| tenant).collect()
     }
 
     /// How many rows there are.
@@ -254,7 +275,14 @@ impl VectorStore for EmbeddedStore {
     }
 
     async fn sweep(&self, now_ms: i64) -> Result<u64, StoreError> {
-        Ok(self.retain(|row| row.expires_ms > now_ms) as u64)
+        let removed = self.retain(|row| row.expires_ms > now_ms) as u64;
+        for tenant in self.lonely() {
+            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&tenant)) {
+                tracing::warn!(%tenant, "nearly every prompt has a scope of its own and can match nothing: \
+                    look for dates, names or numbers in its system prompts, and fold them with `volatile`");
+            }
+        }
+        Ok(removed)
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -352,6 +380,24 @@ mod tests {
         assert!(store.len() <= 100 && store.has(&of("greedy", 1_499)) && !store.has(&of("greedy", 1_000)));
         assert_eq!(fair_share(vec![5, 50, 500], 100), 47);
         assert_eq!(fair_share(vec![50, 50, 500], 90), 30);
+    }
+
+    #[test]
+    fn tenants_whose_prompts_share_no_scope_are_known() {
+        let store = EmbeddedStore::new(usize::MAX);
+        for at in 0..600u32 {
+            let scope = |at: u32| Digest(std::array::from_fn(|byte| at.to_le_bytes()[byte % 4]));
+            let of = |tenant: &str, at: u32, id: &str| {
+                let id = format!("{tenant}{id}{at}");
+                let row = row(&id, vec![1.0, 0.0], 9);
+                store.add(Arc::new(Row { tenant: tenant.into(), scope: scope(at), ..(*row).clone() }));
+            };
+            of("dated", at, "");
+            of("sharing", 10_000 + at, "one");
+            of("sharing", 10_000 + at, "two");
+            of("plain", 90_000, &at.to_string());
+        }
+        assert_eq!(store.lonely(), ["dated".into()]);
     }
 
     #[test]
