@@ -5,7 +5,7 @@ use crate::model;
 use fastembed::TextEmbedding;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,6 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 const QUEUE_MAX: usize = 256;
 /// Texts computed together at the most.
 const BATCH_MAX: usize = 16;
+
+/// Seconds a byte: a first guess, and how much of it each batch replaces.
+const PACE_START: f64 = 2e-5;
+const PACE_SHARE: f64 = 0.1;
+/// A short text costs as much as one that is so many bytes longer.
+const TEXT_OVERHEAD: f64 = 40.0;
 
 /// Words with how much each says, 0 to 1.
 type Words = foldhash::HashMap<String, f32>;
@@ -41,6 +47,8 @@ pub enum EmbeddingError {
 
 struct Job {
     text: String,
+    /// Afterwards nobody waits for it.
+    deadline: Instant,
     done: oneshot::Sender<Result<Embedded, EmbeddingError>>,
 }
 
@@ -87,7 +95,8 @@ impl Embedder {
     /// When the queue is full, the budget passes or the model fails.
     pub async fn embed(&self, text: String, budget: Duration) -> Result<Embedded, EmbeddingError> {
         let (done, result) = oneshot::channel();
-        self.jobs.try_send(Job { text, done }).map_err(|_| EmbeddingError::Busy)?;
+        let deadline = Instant::now() + budget;
+        self.jobs.try_send(Job { text, deadline, done }).map_err(|_| EmbeddingError::Busy)?;
         match tokio::time::timeout(budget, result).await {
             Err(_) => Err(EmbeddingError::Late(budget)),
             Ok(Err(_)) => Err(EmbeddingError::Model("the embedding thread has ended".to_owned())),
@@ -97,18 +106,31 @@ impl Embedder {
 }
 
 fn work(embedding: &mut TextEmbedding, mut jobs: mpsc::Receiver<Job>) {
-    while let Some(first) = jobs.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < BATCH_MAX
-            && let Ok(job) = jobs.try_recv()
-        {
-            batch.push(job);
+    let (mut waiting, mut pace) = (Vec::new(), PACE_START);
+    loop {
+        if waiting.is_empty() {
+            match jobs.blocking_recv() {
+                Some(job) => waiting.push(job),
+                None => return,
+            }
         }
-        batch.retain(|job| !job.done.is_closed()); // its request has gone on without
+        while let Ok(job) = jobs.try_recv() {
+            waiting.push(job);
+        }
+        let surplus = waiting.len().saturating_sub(QUEUE_MAX);
+        for job in waiting.drain(..surplus) {
+            let _gone = job.done.send(Err(EmbeddingError::Busy));
+        }
+        let begun = Instant::now();
+        let batch = next_batch(&mut waiting, begun, pace);
+        if batch.is_empty() {
+            continue;
+        }
         let texts: Vec<&str> = batch.iter().map(|job| job.text.as_str()).collect();
-        let vectors = compute(embedding, &texts);
-        match vectors {
+        match compute(embedding, &texts) {
             Ok(vectors) => {
+                let size: f64 = batch.iter().map(size).sum();
+                pace += PACE_SHARE * (begun.elapsed().as_secs_f64() / size - pace);
                 for (job, embedded) in batch.into_iter().zip(vectors) {
                     let _gone = job.done.send(Ok(embedded));
                 }
@@ -120,6 +142,30 @@ fn work(embedding: &mut TextEmbedding, mut jobs: mpsc::Receiver<Job>) {
             }
         }
     }
+}
+
+/// What a text costs, in bytes of a longer one.
+fn size(job: &Job) -> f64 {
+    job.text.len() as f64 + TEXT_OVERHEAD
+}
+
+/// Takes the jobs to compute together: the newest first, as many as are in time for all of them at this pace (seconds a
+/// byte). Under overload the oldest would be late whatever is done, and the others behind them.
+fn next_batch(waiting: &mut Vec<Job>, now: Instant, pace: f64) -> Vec<Job> {
+    waiting.retain(|job| !job.done.is_closed() && job.deadline > now); // the others' requests have gone on without
+    let mut batch: Vec<Job> = waiting.pop().into_iter().collect();
+    let mut planned: f64 = batch.iter().map(size).sum();
+    while let Some(job) = waiting.last()
+        && batch.len() < BATCH_MAX
+    {
+        planned += size(job);
+        let soonest = batch.iter().map(|job| job.deadline).fold(job.deadline, Instant::min);
+        if soonest.duration_since(now).as_secs_f64() < pace * planned {
+            break;
+        }
+        batch.extend(waiting.pop());
+    }
+    batch
 }
 
 fn compute(embedding: &mut TextEmbedding, texts: &[&str]) -> Result<Vec<Embedded>, EmbeddingError> {
@@ -166,4 +212,31 @@ fn check_not_degenerate(embedding: &mut TextEmbedding) -> Result<(), EmbeddingEr
         return Err(EmbeddingError::Model(problem));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn under_overload_the_newest_are_in_time_and_the_oldest_wait() {
+        let now = Instant::now();
+        let mut receivers = Vec::new();
+        let mut job = |left_ms: u64| {
+            let (done, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            Job { text: "x".repeat(60), deadline: now + Duration::from_millis(left_ms), done }
+        };
+        // 100 bytes each, 2 ms at this pace: six of them take 12 ms.
+        let mut waiting: Vec<Job> = [3, 6, 9, 12, 15, 18, 21, 24].map(&mut job).into();
+        let left = |jobs: &[Job]| -> Vec<u128> { jobs.iter().map(|j| (j.deadline - now).as_millis()).collect() };
+        assert_eq!(left(&next_batch(&mut waiting, now, 2e-5)), [24, 21, 18, 15, 12]);
+        assert_eq!(left(&waiting), [3, 6, 9], "with a sixth all would be late for the one of 9 ms");
+        let later = now + Duration::from_millis(8);
+        assert_eq!(left(&next_batch(&mut waiting, later, 2e-5)), [9], "alone it is tried, though it may be late");
+        assert!(waiting.is_empty() && next_batch(&mut waiting, later, 2e-5).is_empty());
+        let mut given_up = vec![job(50)];
+        receivers.clear();
+        assert!(next_batch(&mut given_up, now, 2e-5).is_empty(), "nobody waits for it any more");
+    }
 }
