@@ -8,6 +8,7 @@ use cache::cosine_of;
 use clap::Parser;
 use embedding::Embedder;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use trainer::cache::{Stream, prepare, read_stream};
@@ -54,9 +55,9 @@ fn split(prompt: &str) -> impl Iterator<Item = String> {
 async fn word_vectors(stream: &Stream, embedder: &Embedder) -> HashMap<String, Vec<f32>> {
     let mut vectors = HashMap::new();
     for word in stream.rows.iter().flat_map(|row| split(&row.prompt)) {
-        if !vectors.contains_key(&word) {
-            let embedded = embedder.embed(word.clone(), PATIENCE).await.expect("a vector");
-            vectors.insert(word, embedded.vector);
+        if let Entry::Vacant(unknown) = vectors.entry(word) {
+            let embedded = embedder.embed(unknown.key().clone(), PATIENCE).await.expect("a vector");
+            unknown.insert(embedded.vector);
         }
     }
     vectors

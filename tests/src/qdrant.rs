@@ -185,6 +185,7 @@ fn holds(field: &wire::FieldCondition, value: Option<&wire::Value>) -> bool {
     match (value.and_then(|value| value.kind.as_ref()), wanted, &field.range) {
         (Some(Kind::StringValue(text)), Some(MatchValue::Keyword(keyword)), None) => text == keyword,
         (Some(Kind::StringValue(text)), Some(MatchValue::Keywords(keywords)), None) => keywords.strings.contains(text),
+        (Some(Kind::BoolValue(flag)), Some(MatchValue::Boolean(wanted)), None) => flag == wanted,
         (Some(Kind::IntegerValue(number)), None, Some(range)) => {
             let number = *number as f64;
             range.gt.is_none_or(|than| number > than)

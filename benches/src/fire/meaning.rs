@@ -18,6 +18,8 @@ use trainer::cache::read_stream;
 const STREAMS: [&str; 2] = ["qqp", "banking77"];
 const RATES: [u64; 3] = [50, 200, 500];
 const ERROR_MAX: f64 = 0.01;
+/// Hits that are left at the highest rate, in % of requests.
+const HITS_MIN: f64 = 2.0;
 const ANSWERS: &str = "answers.jsonl";
 const WORDS: usize = 14;
 const OPENERS: [&str; 3] = ["", "Sure: ", "Of course. "];
@@ -65,8 +67,17 @@ pub(crate) async fn run(binary: &Path, data: &Path, requests: usize) -> Vec<Verd
         );
         verdicts.push(Verdict::new(
             format!("labelled traffic at {rate}/s: wrong answers of those that the semantic level could give"),
-            format!("{:.2} % at error_max {:.0} %, {} failed", 100.0 * wrong, 100.0 * ERROR_MAX, outcome.failed),
-            wrong <= ERROR_MAX && wrong <= estimate("error_high") && outcome.failed == 0,
+            format!(
+                "{:.2} % at error_max {:.0} %, {:.1} % hits, {} failed",
+                100.0 * wrong,
+                100.0 * ERROR_MAX,
+                share(outcome.similar as f64),
+                outcome.failed
+            ),
+            wrong <= ERROR_MAX
+                && wrong <= estimate("error_high")
+                && outcome.failed == 0
+                && share(outcome.similar as f64) >= HITS_MIN,
         ));
     }
     verdicts

@@ -26,13 +26,18 @@ impl Verdict {
 impl Verdict {
     /// A bound that could not be looked at: said, not failed.
     pub(crate) fn left_out(bound: &str) -> Self {
-        Self::new(bound, "not measured", true)
+        Self { bound: bound.to_owned(), measured: String::new(), is_kept: true }
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "| {} | {} | {} |", self.bound, self.measured, if self.is_kept { "yes" } else { "NO" })
+        let kept = match (self.measured.as_str(), self.is_kept) {
+            ("", _) => "–",
+            (_, true) => "yes",
+            (_, false) => "NO",
+        };
+        write!(formatter, "| {} | {} | {kept} |", self.bound, self.measured)
     }
 }
 

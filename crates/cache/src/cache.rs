@@ -2,15 +2,16 @@
 
 use crate::config::{CacheConfig, StoreKind};
 use crate::decision::AnswerId;
+use crate::entry::{Entry, Filter, Placed, Put, Sizes};
 use crate::model::CacheModel;
 use crate::prompts::{Prompts, Source};
 use crate::semantic::{Evidence, Look, Owner, Question, Semantic};
-use crate::store::{EmbeddedStore, QdrantStore, Row, StoreError, VectorStore, Which};
+use crate::store::{self, Row, StoreError, Which};
 use crate::stored::{bytes_of, read, store_row, write};
 use crate::text::Words;
 use database::{CacheFile, CacheWrite, DatabaseError, StoredAnswer, StoredTie};
 use moka::sync::Cache as Memory;
-use protocol::{Digest, Reply};
+use protocol::Digest;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,54 +34,8 @@ const TIES_LOADED_MAX: i64 = 1_000_000;
 /// Opening waits so long for the vector store to be filled.
 const LOADING_WAIT: Duration = Duration::from_secs(2);
 
-/// A stored answer.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// The generation that made it.
-    pub id: String,
-    pub tenant: String,
-    pub reply: Arc<Reply>,
-    pub model: String,
-    pub provider: String,
-    pub tags: Vec<String>,
-    pub created_ms: i64,
-    pub expires_ms: i64,
-    /// About the memory it takes.
-    pub bytes: u32,
-}
-
-/// An answer to keep.
-#[derive(Debug, Clone)]
-pub struct Put {
-    pub id: String,
-    pub tenant: String,
-    pub fingerprint: Digest,
-    pub reply: Arc<Reply>,
-    pub model: String,
-    pub provider: String,
-    pub tags: Vec<String>,
-    /// A shorter life than configured, where the caller asked for it.
-    pub ttl_s: Option<u64>,
-}
-
-/// A question's place among the others of its scope.
-#[derive(Debug, Clone)]
-pub struct Placed {
-    pub scope: Digest,
-    pub question: Question,
-    /// Stored answers that say the same as this one.
-    pub same: Vec<AnswerId>,
-}
-
-/// Which stored answers are meant; every condition that is there must hold.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Filter {
-    pub id: Option<String>,
-    pub tag: Option<String>,
-    pub model: Option<String>,
-    /// Made before this time.
-    pub before_ms: Option<i64>,
-}
+/// Longer prompts are compared on a thread of their own.
+const SHORT_PROMPT_BYTES: usize = 1_000;
 
 /// The semantic level with its storage.
 #[derive(Debug)]
@@ -88,15 +43,6 @@ pub(crate) struct Meaning {
     pub embedder: String,
     pub level: Semantic,
     pub prompts: Prompts,
-}
-
-/// How much the levels hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    pub answers: u64,
-    /// `None` where the vector store does not say.
-    pub prompts: Option<u64>,
-    pub scopes: Option<u64>,
 }
 
 /// What a hit was decided on.
@@ -121,22 +67,6 @@ pub struct Cache {
     writing: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// The configured vector store. Without a file there is nothing to fill a foreign one from, and no name for what is ours there.
-async fn open_store(
-    config: &CacheConfig,
-    file: Option<&CacheFile>,
-    embedder: &str,
-) -> Result<Result<Box<dyn VectorStore>, StoreError>, DatabaseError> {
-    match (config.semantic.store, file) {
-        (StoreKind::Qdrant, Some(file)) => {
-            let installation = file.installation(&uuid::Uuid::new_v4().simple().to_string()).await?;
-            let store = QdrantStore::new(&config.semantic, &installation, embedder);
-            Ok(store.map(|store| Box::new(store) as Box<dyn VectorStore>))
-        }
-        _ => Ok(Ok(Box::new(EmbeddedStore::new(config.semantic.entries_max)))),
-    }
-}
-
 impl Cache {
     /// Opens the cache and loads what an earlier run stored. `embedder` is the identity of the embedder in use and its
     /// words; without it, or where disabled, there is no semantic level. Without a file all lives in memory only.
@@ -152,9 +82,10 @@ impl Cache {
         let weigh = |_: &Digest, entry: &Arc<Entry>| entry.bytes;
         let (mut meaning, mut problem, mut is_loaded) = (None, None, None);
         if let Some((identity, words)) = embedder.filter(|_| config.semantic.enabled) {
-            match open_store(config, file.as_ref(), identity).await? {
+            match store::open(&config.semantic, file.as_ref(), identity).await? {
                 Ok(store) => {
-                    let budget = Duration::from_millis(config.semantic.store_budget_ms);
+                    let is_foreign = config.semantic.store != StoreKind::Embedded;
+                    let budget = is_foreign.then(|| Duration::from_millis(config.semantic.store_budget_ms));
                     let source = file.clone().map(|file| Source {
                         file,
                         embedder: identity.to_owned(),
@@ -307,7 +238,15 @@ impl Cache {
     ) -> Result<Option<Look>, StoreError> {
         let Some(meaning) = &self.meaning else { return Ok(None) };
         let neighbours = meaning.prompts.nearest(&owner.tenant, scope, question).await?;
-        let look = meaning.level.look(owner, question, &neighbours, error_max);
+        let look = if question.prompt.len() <= SHORT_PROMPT_BYTES {
+            meaning.level.look(owner, question, &neighbours, error_max)
+        } else {
+            // Long texts take milliseconds to compare, too long for an async thread.
+            let (meaning, owner, question) = (Arc::clone(meaning), owner.clone(), question.clone());
+            let looking =
+                tokio::task::spawn_blocking(move || meaning.level.look(&owner, &question, &neighbours, error_max));
+            looking.await.map_err(|error| StoreError::Failed(error.to_string()))?
+        };
         Ok(look.map(|look| Look { is_unconfirmed: look.is_unconfirmed && self.config.semantic.confirm, ..look }))
     }
 
@@ -489,6 +428,10 @@ impl Cache {
         if let Some(meaning) = self.meaning.as_ref().filter(|_| !meant.is_empty()) {
             let gone: HashSet<AnswerId> = meant.iter().map(|id| id.as_str().into()).collect();
             let answers = meaning.level.leading_to(gone);
+            for answer in answers.iter().filter(|answer| !meant.contains(&***answer)) {
+                let (tenant_id, answer_id) = (tenant.to_owned(), answer.to_string());
+                self.write(CacheWrite::ForgetPrompts { tenant_id, answer_id });
+            }
             meaning.prompts.forget(Which { tenant, answers: Some(&answers) }).await;
         }
         Ok(meant)

@@ -124,7 +124,7 @@ pub struct SemanticConfig {
     pub temperature_max: f64,
     /// Longer conversations are answered by the exact level only.
     pub turns_max: usize,
-    /// Prompts that can be found by meaning, over all tenants; those that expire first leave first.
+    /// Prompts that can be found by meaning, over all tenants.
     pub entries_max: usize,
     /// Wrong answers / requests that the level could answer, at the most, for each tenant and policy.
     pub error_max: f64,

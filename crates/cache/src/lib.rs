@@ -4,6 +4,7 @@ mod cache;
 mod config;
 mod controller;
 mod decision;
+mod entry;
 mod evidence;
 mod guard;
 mod learner;
@@ -17,12 +18,13 @@ mod store;
 mod stored;
 mod text;
 
-pub use cache::{Cache, Entry, Filter, Placed, Put, Sizes};
+pub use cache::Cache;
 pub use config::{
     CacheConfig, ExactConfig, Fold, Ineligible, PolicyRules, SemanticConfig, StoreKind, UnsetTemperature,
 };
 pub use controller::Estimate;
 pub use decision::{AnswerId, CASE_COUNT, CASE_FORM, CASE_NAMES, Case};
+pub use entry::{Entry, Filter, Placed, Put, Sizes};
 pub use evidence::{Agreement, agreement};
 pub use guard::Veto;
 pub use model::{CacheModel, CacheModelError};

@@ -3,13 +3,14 @@
 //! The rows in the cache's file are the truth. A store that lost some, or was away, gets them again from there.
 
 use crate::cache::now_ms;
+use crate::decision::AnswerId;
 use crate::semantic::Question;
 use crate::store::{EmbeddedStore, Nearest, Neighbour, Query, Row, StoreError, StoreStats, VectorStore, Which};
 use crate::stored::read_row;
 use database::CacheFile;
 use protocol::Digest;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +32,12 @@ const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Rows made so long before the store failed are put in again, too.
 const MARGIN_MS: i64 = 60_000;
 const NOT_BEHIND: i64 = i64::MAX;
+/// The file is written a moment after a row is made.
+const FILE_BEHIND: Duration = Duration::from_secs(1);
+/// Rows made in so long before a start are put in again: the last of them may not have arrived.
+const LATEST_MS: i64 = 600_000;
+/// Removals that are made up for after an outage.
+const UNDELETED_MAX: usize = 1_000;
 
 /// Where the rows come from: the file, and the identity of the embedder in use.
 pub(crate) struct Source {
@@ -42,9 +49,14 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) struct Prompts {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Arc<Row>>,
-    budget: Duration,
+    queue: mpsc::Sender<Queued>,
 }
+
+/// A row, and when it was made.
+type Queued = (i64, Arc<Row>);
+
+/// What is to be forgotten: of a tenant these answers, or all.
+type Forgotten = (String, Option<HashSet<AnswerId>>);
 
 #[derive(Debug)]
 struct Shared {
@@ -56,6 +68,12 @@ struct Shared {
     problem: Mutex<Option<String>>,
     /// Rows made since this time may be missing in the store.
     behind_since_ms: AtomicI64,
+    /// Rows are being put in.
+    is_putting: AtomicBool,
+    /// What the store could not remove, or what may have come back since.
+    undeleted: Mutex<Vec<Forgotten>>,
+    /// A search that takes longer is a miss; `None` where the store is this process.
+    budget: Option<Duration>,
 }
 
 impl Prompts {
@@ -63,7 +81,7 @@ impl Prompts {
     pub(crate) fn new(
         store: Box<dyn VectorStore>,
         source: Option<Source>,
-        budget: Duration,
+        budget: Option<Duration>,
     ) -> (Self, oneshot::Receiver<()>) {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let (loaded, is_loaded) = oneshot::channel();
@@ -74,18 +92,22 @@ impl Prompts {
             failures: AtomicU32::new(0),
             problem: Mutex::default(),
             behind_since_ms,
+            is_putting: AtomicBool::new(false),
+            undeleted: Mutex::default(),
+            budget,
         };
         let shared = Arc::new(shared);
         tokio::spawn(keep(Arc::clone(&shared), receiver, source, loaded));
-        (Self { shared, queue, budget }, is_loaded)
+        (Self { shared, queue }, is_loaded)
     }
 
     /// Makes a row findable at once, and stores it soon.
     pub(crate) fn add(&self, row: Row) {
         let row = Arc::new(row);
         self.shared.fresh.add(Arc::clone(&row));
-        if self.queue.try_send(Arc::clone(&row)).is_err() {
-            self.shared.fall_behind();
+        let made_ms = now_ms();
+        if self.queue.try_send((made_ms, Arc::clone(&row))).is_err() {
+            self.shared.fall_behind(made_ms);
             self.shared.fresh.remove(&HashSet::from([&*row.id]));
         }
     }
@@ -107,8 +129,7 @@ impl Prompts {
         let query = Query { tenant, scope, vector: &question.vector, earlier, now_ms: now_ms() };
         // What is on its way first: it leaves there only once it is in the store.
         let fresh = self.shared.fresh.nearest(&query);
-        let found = timeout(self.budget, self.shared.store.search(query)).await;
-        let found = found.unwrap_or(Err(StoreError::Late(self.budget)));
+        let found = self.shared.within_budget(self.shared.store.search(query)).await;
         match &found {
             Ok(_) => self.shared.failures.store(0, Ordering::Relaxed),
             Err(error) if self.shared.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX => {
@@ -122,11 +143,16 @@ impl Prompts {
     /// Removes rows.
     pub(crate) async fn forget(&self, which: Which<'_>) {
         let (tenant, answers) = (which.tenant, which.answers);
+        let forgotten = (tenant.to_owned(), answers.cloned());
         self.shared
             .fresh
             .retain(|row| *row.tenant != *tenant || answers.is_some_and(|answers| !answers.contains(&row.answer)));
+        if self.shared.is_putting.load(Ordering::Acquire) {
+            self.shared.still_to_delete(forgotten.clone()); // rows may arrive after it
+        }
         if let Err(error) = self.briefly(self.shared.store.delete(which)).await {
-            tracing::warn!(%error, "the vector store keeps prompts of answers that are gone; they lead nowhere, and expire");
+            tracing::warn!(%error, "prompts of answers that are gone stay in the vector store until it works again");
+            self.shared.still_to_delete(forgotten);
         }
     }
 
@@ -173,8 +199,23 @@ impl Shared {
         }
     }
 
-    fn fall_behind(&self) {
-        self.behind_since_ms.fetch_min(now_ms() - MARGIN_MS, Ordering::Relaxed);
+    /// Remembers that rows made since a time may be missing.
+    fn fall_behind(&self, since_ms: i64) {
+        self.behind_since_ms.fetch_min(since_ms - MARGIN_MS, Ordering::Relaxed);
+    }
+
+    fn still_to_delete(&self, forgotten: Forgotten) {
+        let mut undeleted = self.undeleted.lock().unwrap_or_else(PoisonError::into_inner);
+        if undeleted.len() < UNDELETED_MAX {
+            undeleted.push(forgotten);
+        }
+    }
+
+    async fn within_budget<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match self.budget {
+            Some(budget) => timeout(budget, call).await.unwrap_or(Err(StoreError::Late(budget))),
+            None => call.await,
+        }
     }
 
     /// Asks a store that is left alone whether it works again.
@@ -186,20 +227,39 @@ impl Shared {
         }
     }
 
+    /// A store that answers too late for a search does not work.
     async fn health(&self) -> Result<(), StoreError> {
-        timeout(PATIENCE, self.store.health()).await.unwrap_or(Err(StoreError::Late(PATIENCE)))
+        self.within_budget(self.store.health()).await
+    }
+
+    /// Removes what the store could not remove before.
+    async fn delete_the_rest(&self) {
+        if self.problem().is_some() {
+            return;
+        }
+        let undeleted = std::mem::take(&mut *self.undeleted.lock().unwrap_or_else(PoisonError::into_inner));
+        for (tenant, answers) in undeleted {
+            let which = Which { tenant: &tenant, answers: answers.as_ref() };
+            if !timeout(PATIENCE, self.store.delete(which)).await.is_ok_and(|deleted| deleted.is_ok()) {
+                self.still_to_delete((tenant, answers));
+            }
+        }
     }
 
     /// Puts rows of the queue in; where that fails they come from the file later.
-    async fn publish(&self, rows: &[Arc<Row>]) {
+    async fn publish(&self, queued: &[Queued]) {
+        let oldest_ms = queued.iter().map(|(made_ms, _)| *made_ms).min().unwrap_or_else(now_ms);
         // What was forgotten on the way stays forgotten.
-        let rows: Vec<Arc<Row>> = rows.iter().filter(|row| self.fresh.has(row)).cloned().collect();
+        let rows: Vec<Arc<Row>> =
+            queued.iter().filter(|(_, row)| self.fresh.has(row)).map(|(_, row)| Arc::clone(row)).collect();
+        self.is_putting.store(true, Ordering::Release);
         if self.problem().is_some() {
-            self.fall_behind();
+            self.fall_behind(oldest_ms);
         } else if let Err(error) = self.put(&rows).await {
             self.leave_alone(&error);
-            self.fall_behind();
+            self.fall_behind(oldest_ms);
         }
+        self.is_putting.store(false, Ordering::Release);
         self.fresh.remove(&rows.iter().map(|row| &*row.id).collect());
     }
 
@@ -208,8 +268,9 @@ impl Shared {
         let putting = async {
             match self.store.upsert(rows).await {
                 Err(StoreError::Missing) => {
-                    if self.store.ensure_space(first.vector.len()).await? {
-                        self.behind_since_ms.store(0, Ordering::Relaxed); // whatever was there is gone
+                    let before_ms = self.behind_since_ms.swap(0, Ordering::Relaxed); // whatever was there may be gone
+                    if !self.store.ensure_space(first.vector.len()).await? {
+                        self.behind_since_ms.store(before_ms, Ordering::Relaxed);
                     }
                     self.store.upsert(rows).await
                 }
@@ -225,25 +286,31 @@ impl Shared {
         if since_ms == NOT_BEHIND || self.problem().is_some() {
             return;
         }
+        if since_ms > 0 {
+            tokio::time::sleep(FILE_BEHIND).await;
+        }
         self.behind_since_ms.store(NOT_BEHIND, Ordering::Relaxed);
-        if let Err(error) = self.copy(source, since_ms).await {
+        self.is_putting.store(true, Ordering::Release);
+        let outcome = self.copy(source, since_ms).await;
+        self.is_putting.store(false, Ordering::Release);
+        if let Err(error) = outcome {
             self.behind_since_ms.fetch_min(since_ms, Ordering::Relaxed);
             self.leave_alone(&error);
         }
     }
 
-    /// Makes the store ready, and says whether it holds so many living rows.
+    /// Makes the store ready, and says whether it holds about so many living rows; a full one was made smaller by a tenth.
     async fn has_all(&self, dimensions: usize, rows: u64) -> Result<bool, StoreError> {
         let counting = async {
             let is_new = self.store.ensure_space(dimensions).await?;
             self.store.sweep(now_ms()).await?;
-            Ok(!is_new && self.store.stats().await?.rows >= rows)
+            Ok(!is_new && self.store.stats().await?.rows >= rows - rows / 10)
         };
         timeout(SWEEP_PATIENCE, counting).await.unwrap_or(Err(StoreError::Late(SWEEP_PATIENCE)))
     }
 
-    /// Puts in the file's rows made since a time; of all rows nothing, where the store has as many.
-    async fn copy(&self, source: &Source, since_ms: i64) -> Result<(), StoreError> {
+    /// Puts in the file's rows made since a time; of all rows the latest, where the store has about as many.
+    async fn copy(&self, source: &Source, mut since_ms: i64) -> Result<(), StoreError> {
         let unreadable = |error: database::DatabaseError| StoreError::Failed(error.to_string());
         let (mut before, mut copied) = (None, 0);
         while copied < source.rows_max {
@@ -255,7 +322,7 @@ impl Shared {
             if let (Some(row), true, 0) = (rows.first(), is_first, since_ms) {
                 let known = source.file.prompts_count(&source.embedder, now_ms()).await.map_err(unreadable)?;
                 if self.has_all(row.vector.len(), known.min(source.rows_max as u64)).await? {
-                    break;
+                    since_ms = now_ms() - LATEST_MS;
                 }
             }
             for batch in rows.chunks(BATCH) {
@@ -271,7 +338,7 @@ impl Shared {
 /// Fills the store, puts in what the queue brings, and keeps the store in order, until the last sender is gone.
 async fn keep(
     shared: Arc<Shared>,
-    mut queue: mpsc::Receiver<Arc<Row>>,
+    mut queue: mpsc::Receiver<Queued>,
     source: Option<Source>,
     loaded: oneshot::Sender<()>,
 ) {
@@ -300,6 +367,7 @@ async fn keep(
             }
             _ = probe.tick() => {
                 shared.probe().await;
+                shared.delete_the_rest().await;
                 catch_up().await;
             }
             _ = sweep.tick() => {

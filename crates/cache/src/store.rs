@@ -6,13 +6,31 @@ mod qdrant;
 pub use embedded::EmbeddedStore;
 pub use qdrant::QdrantStore;
 
+use crate::config::{SemanticConfig, StoreKind};
 use crate::decision::AnswerId;
 use async_trait::async_trait;
+use database::{CacheFile, DatabaseError};
 use protocol::Digest;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+
+/// The configured vector store. Without a file there is nothing to fill a foreign one from, and no name for what is ours there.
+pub(crate) async fn open(
+    config: &SemanticConfig,
+    file: Option<&CacheFile>,
+    embedder: &str,
+) -> Result<Result<Box<dyn VectorStore>, StoreError>, DatabaseError> {
+    match (config.store, file) {
+        (StoreKind::Qdrant, Some(file)) => {
+            let installation = file.installation(&uuid::Uuid::new_v4().simple().to_string()).await?;
+            let store = QdrantStore::new(config, &installation, embedder);
+            Ok(store.map(|store| Box::new(store) as Box<dyn VectorStore>))
+        }
+        _ => Ok(Ok(Box::new(EmbeddedStore::new(config.entries_max)))),
+    }
+}
 
 /// Neighbours looked at of one prompt.
 pub(crate) const NEIGHBOURS: usize = 6;
@@ -121,7 +139,7 @@ pub trait VectorStore: std::fmt::Debug + Send + Sync {
     /// Removes rows.
     async fn delete(&self, which: Which<'_>) -> Result<(), StoreError>;
 
-    /// Removes what has expired by then, and what expires first where there are more rows than allowed; returns how many.
+    /// Removes what has expired by then, and what is too much where [`VectorStore::upsert`] has not; returns how many.
     async fn sweep(&self, now_ms: i64) -> Result<u64, StoreError>;
 
     /// What it holds.
@@ -136,9 +154,12 @@ pub trait VectorStore: std::fmt::Debug + Send + Sync {
 pub(crate) struct Nearest(Vec<Neighbour>);
 
 impl Nearest {
-    /// Takes a row in where it is among the best; rows of other scopes and expired ones never are.
+    /// Takes a row in where it is among the best; rows of other tenants and scopes and expired ones never are.
     fn consider(&mut self, row: &Arc<Row>, query: &Query<'_>) {
-        if row.expires_ms <= query.now_ms || row.vector.len() != query.vector.len() {
+        if row.expires_ms <= query.now_ms || row.scope != *query.scope || *row.tenant != *query.tenant {
+            return;
+        }
+        if row.vector.len() != query.vector.len() {
             return;
         }
         let cosine = match (query.earlier, &row.earlier) {

@@ -1,6 +1,7 @@
 //! The cache's memory and its file: rows to and from it, and the task that writes.
 
-use crate::cache::{Entry, Meaning, SWEEP_EVERY, TIES_MS, now_ms};
+use crate::cache::{Meaning, SWEEP_EVERY, TIES_MS, now_ms};
+use crate::entry::Entry;
 use crate::semantic::Owner;
 use crate::store::{Earlier, Row};
 use database::{CacheFile, CacheWrite, StoredAnswer, StoredJudge, StoredPrompt};
@@ -35,6 +36,11 @@ pub(crate) fn read(stored: &StoredAnswer) -> Option<(Digest, Arc<Entry>)> {
 
 /// `None` where a row is torn: it is left out.
 pub(crate) fn read_row(stored: StoredPrompt) -> Option<Row> {
+    let is_whole =
+        |bytes: &[u8]| !bytes.is_empty() && bytes.len().is_multiple_of(4) && bytes.len() == stored.vector.len();
+    if !is_whole(&stored.vector) || !stored.earlier_vector.as_deref().is_none_or(is_whole) {
+        return None;
+    }
     let earlier =
         stored.earlier_vector.map(|vector| Earlier { text: stored.earlier_prompt.into(), vector: floats(&vector) });
     Some(Row {
@@ -102,9 +108,15 @@ pub(crate) async fn write(
                 outcome
             }
             _ = sweep.tick() => {
-                if let (Some(meaning), Ok(living)) = (&meaning, file.living(now_ms() - stale_ms).await) {
-                    let living: HashSet<String> = living.into_iter().collect();
-                    meaning.level.retain_answers(|answer| living.contains(&**answer) || in_memory.contains_key(&**answer));
+                if let (Some(meaning), Ok(living)) = (meaning.clone(), file.living(now_ms() - stale_ms).await) {
+                    let in_memory = in_memory.clone();
+                    // Of a million ties it takes a second.
+                    let forgetting = tokio::task::spawn_blocking(move || {
+                        let living: HashSet<String> = living.into_iter().collect();
+                        let is_there = |id: &str| living.contains(id) || in_memory.contains_key(id);
+                        meaning.level.retain_answers(|answer| is_there(answer));
+                    });
+                    let _done = forgetting.await;
                 }
                 file.sweep(now_ms() - stale_ms, now_ms() - TIES_MS).await.map(|_| ())
             }

@@ -83,6 +83,11 @@ pub enum CacheWrite {
         tenant_id: String,
         answer_id: String,
     },
+    /// Removes the prompts that lead to an answer.
+    ForgetPrompts {
+        tenant_id: String,
+        answer_id: String,
+    },
     /// Removes everything of a tenant, and begins a new epoch.
     Epoch {
         tenant_id: String,
@@ -132,6 +137,10 @@ impl CacheFile {
                     ] {
                         sqlx::query(statement).bind(tenant_id).bind(answer_id).execute(&mut *transaction).await?;
                     }
+                }
+                CacheWrite::ForgetPrompts { tenant_id, answer_id } => {
+                    let query = sqlx::query("DELETE FROM prompts WHERE tenant_id = $1 AND answer_id = $2");
+                    query.bind(tenant_id).bind(answer_id).execute(&mut *transaction).await?;
                 }
                 CacheWrite::Epoch { tenant_id, epoch } => {
                     for statement in [

@@ -19,6 +19,8 @@ const PACE_START: f64 = 2e-5;
 const PACE_SHARE: f64 = 0.1;
 /// A short text costs as much as one that is so many bytes longer.
 const TEXT_OVERHEAD: f64 = 40.0;
+/// About what 256 tokens are.
+const READ_BYTES_MAX: usize = 1_200;
 
 /// Words with how much each says, 0 to 1.
 type Words = foldhash::HashMap<String, f32>;
@@ -129,8 +131,7 @@ fn work(embedding: &mut TextEmbedding, mut jobs: mpsc::Receiver<Job>) {
         let texts: Vec<&str> = batch.iter().map(|job| job.text.as_str()).collect();
         match compute(embedding, &texts) {
             Ok(vectors) => {
-                let size: f64 = batch.iter().map(size).sum();
-                pace += PACE_SHARE * (begun.elapsed().as_secs_f64() / size - pace);
+                pace += PACE_SHARE * (begun.elapsed().as_secs_f64() / size(&batch) - pace);
                 for (job, embedded) in batch.into_iter().zip(vectors) {
                     let _gone = job.done.send(Ok(embedded));
                 }
@@ -144,9 +145,11 @@ fn work(embedding: &mut TextEmbedding, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-/// What a text costs, in bytes of a longer one.
-fn size(job: &Job) -> f64 {
-    job.text.len() as f64 + TEXT_OVERHEAD
+/// What texts cost together, in bytes: each is filled up to the length of the longest, and the model reads no more than 256
+/// tokens of it.
+fn size(jobs: &[Job]) -> f64 {
+    let longest = jobs.iter().map(|job| job.text.len()).max().unwrap_or(0).min(READ_BYTES_MAX);
+    jobs.len() as f64 * (longest as f64 + TEXT_OVERHEAD)
 }
 
 /// Takes the jobs to compute together: the newest first, as many as are in time for all of them at this pace (seconds a
@@ -154,16 +157,15 @@ fn size(job: &Job) -> f64 {
 fn next_batch(waiting: &mut Vec<Job>, now: Instant, pace: f64) -> Vec<Job> {
     waiting.retain(|job| !job.done.is_closed() && job.deadline > now); // the others' requests have gone on without
     let mut batch: Vec<Job> = waiting.pop().into_iter().collect();
-    let mut planned: f64 = batch.iter().map(size).sum();
-    while let Some(job) = waiting.last()
-        && batch.len() < BATCH_MAX
+    while batch.len() < BATCH_MAX
+        && let Some(job) = waiting.pop()
     {
-        planned += size(job);
-        let soonest = batch.iter().map(|job| job.deadline).fold(job.deadline, Instant::min);
-        if soonest.duration_since(now).as_secs_f64() < pace * planned {
+        batch.push(job);
+        let soonest = batch.iter().map(|job| job.deadline).min().unwrap_or(now);
+        if batch.len() > 1 && soonest.duration_since(now).as_secs_f64() < pace * size(&batch) {
+            waiting.extend(batch.pop());
             break;
         }
-        batch.extend(waiting.pop());
     }
     batch
 }

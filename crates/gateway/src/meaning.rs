@@ -135,7 +135,9 @@ fn make_offer(look: &Look, asked: &Asked) -> Offer {
 /// Counts the request, and whether a stored answer was given.
 pub(crate) fn count(app: &App, asked: &Asked, found: &Found, is_hit: bool) {
     if let (Some(semantic), true) = (app.cache.semantic(), asked.reads_semantic()) {
-        semantic.count(&asked.owner, found.look.as_ref(), is_hit, asked.policy_error_max);
+        if found.failed.is_none() {
+            semantic.count(&asked.owner, found.look.as_ref(), is_hit, asked.policy_error_max);
+        }
         telemetry::semantic_decided(asked.caller.tenant(), reason_of(found, is_hit));
     }
 }
@@ -170,7 +172,7 @@ pub(crate) async fn remember(app: &App, asked: &Asked, found: Option<Found>, rep
     }
     let lesson = Lesson { app: app.clone(), owner: asked.owner.clone(), question, look };
     let (id, fresh) = (asked.id.clone(), Arc::clone(reply));
-    // Reading answers, and the rare new encoding of a large scope, take milliseconds: too long for an async thread.
+    // Reading answers takes milliseconds, too long for an async thread.
     let placed = tokio::task::spawn_blocking(move || {
         let in_doubt = lesson.place(&id, scope, &fresh, entries);
         (lesson, id, fresh, in_doubt)
@@ -293,6 +295,9 @@ pub(crate) fn audit(app: &App, asked: &Arc<Asked>, (question, look, entry): Simi
         let Some(fresh) = relay::shadow(&app, &asked, CacheMode::Off).await else { return };
         app.audits.spent(asked.caller.tenant(), fresh.upstream);
         telemetry::audited(fresh.upstream);
+        if fresh.head.is_stand_in {
+            return; // another model's answer says nothing of this one's
+        }
         let verdict = match judge(&app, &fresh.reply, &entry, None) {
             Agreement::Unknown => judge_by_vectors(&app, &fresh.reply, &entry).await,
             certain => certain,

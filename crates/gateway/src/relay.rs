@@ -139,6 +139,7 @@ async fn fly(
         source: None,
         model: call.endpoint.model.clone(),
         provider: call.endpoint.provider.clone(),
+        is_stand_in: call.in_place_of.is_some(),
         policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
         attempts: progress.attempts.list(),
         upstream_wait,

@@ -50,6 +50,8 @@ pub(crate) struct Head {
     pub source: Option<String>,
     pub model: String,
     pub provider: String,
+    /// The model answered in the place of a withdrawn one.
+    pub is_stand_in: bool,
     pub policy: String,
     pub attempts: Vec<Attempt>,
     /// Time spent waiting for providers.

@@ -124,7 +124,7 @@ impl Write for Hashed {
     }
 }
 
-/// The SHA-256 of a text in hexadecimal digits.
+/// The SHA-256 of a text.
 pub fn digest_of(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }

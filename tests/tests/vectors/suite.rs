@@ -64,7 +64,7 @@ async fn nearest_living_rows_of_the_scope_in_order(make: Make<'_>) {
     let store = &*make(1_000);
     put(store, (0..20).map(|at| row(&format!("{at:02}"), angle(at as f32 * 0.1), if at == 1 { 5 } else { 99 }))).await;
     let foreign = Row { scope: digest_of(b"other"), ..row("foreign scope", angle(0.0), 99) };
-    put(store, [foreign, Row { tenant: "umbrella".into(), ..foreign_tenant() }]).await;
+    put(store, [foreign, foreign_tenant()]).await;
     let found = search(store, &angle(0.0), None, 10).await;
     let found_ids: Vec<&str> = found.iter().map(|found| &*found.row.id).collect();
     assert_eq!(found_ids, ["00", "02", "03", "04", "05", "06"]);
@@ -75,9 +75,9 @@ async fn nearest_living_rows_of_the_scope_in_order(make: Make<'_>) {
     assert!(ids(store, &angle(0.0), 99).await.is_empty(), "all have expired");
 }
 
-/// In a scope of its own, as tenants are part of it.
+/// Never in the same scope, as tenants are part of it; a store looks at both all the same.
 fn foreign_tenant() -> Row {
-    Row { scope: digest_of(b"umbrella's"), ..row("foreign tenant", angle(0.0), 99) }
+    Row { tenant: "umbrella".into(), ..row("foreign tenant", angle(0.0), 99) }
 }
 
 async fn earlier_turns_have_their_say(make: Make<'_>) {
@@ -93,6 +93,9 @@ async fn earlier_turns_have_their_say(make: Make<'_>) {
     assert!((cosines[0].1 - 0.1f32.cos()).abs() < 1e-6 && (cosines[1].1 - 1.2f32.cos()).abs() < 1e-6);
     assert_eq!(found[0].row.earlier.as_ref().map(|earlier| &*earlier.text), Some("before"));
     assert_eq!(ids(store, &angle(0.1), 0).await, ["alone"]);
+    // Many nearer ones with earlier turns hide nobody without.
+    put(store, (0..60).map(|at| with(&format!("more {at}"), 0.0))).await;
+    assert_eq!(ids(store, &angle(0.0), 0).await, ["alone"]);
 }
 
 async fn a_row_takes_the_place_of_one_with_its_id(make: Make<'_>) {
@@ -107,7 +110,7 @@ async fn a_row_takes_the_place_of_one_with_its_id(make: Make<'_>) {
 async fn rows_leave_by_answer_and_by_tenant(make: Make<'_>) {
     let store = &*make(1_000);
     let to = |id: &str, answer: &str| Row { answer: answer.into(), ..row(id, angle(0.0), 99) };
-    let foreign = Row { answer: "x".into(), tenant: "umbrella".into(), ..foreign_tenant() };
+    let foreign = Row { answer: "x".into(), ..foreign_tenant() };
     put(store, [to("1", "x"), to("2", "y"), to("3", "x"), to("4", "z"), foreign]).await;
     let answers = HashSet::from(["x", "z"].map(AnswerId::from));
     store.delete(Which { tenant: TENANT, answers: Some(&answers) }).await.expect("removed");

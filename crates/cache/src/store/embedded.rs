@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use protocol::Digest;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Rows of a scope that are all compared; above it sign codes choose.
 const EXACT_ROWS: usize = 1_024;
@@ -16,9 +16,12 @@ const LONELY_ROWS: f64 = 1.2;
 /// Rows that sign codes choose. With 256 the nearest of 100,000 real prompts was among them in 300 of 300 tries.
 const PREFILTERED: usize = 256;
 
-/// All rows by scope.
+/// All rows in memory; clones share them.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore(Arc<Index>);
+
 #[derive(Debug)]
-pub struct EmbeddedStore {
+struct Index {
     scopes: RwLock<HashMap<Digest, Arc<RwLock<Scope>>>>,
     rows: AtomicUsize,
     rows_max: usize,
@@ -42,33 +45,20 @@ struct Codes {
 }
 
 impl EmbeddedStore {
-    /// An empty store; over `rows_max` rows those that expire first leave.
+    /// An empty store; over `rows_max` rows, of the tenants with most those that expire first leave.
     pub fn new(rows_max: usize) -> Self {
-        Self { scopes: RwLock::default(), rows: AtomicUsize::new(0), rows_max, told: Mutex::default() }
+        let (scopes, rows, told) = (RwLock::default(), AtomicUsize::new(0), Mutex::default());
+        Self(Arc::new(Index { scopes, rows, rows_max, told }))
     }
 
     /// Puts a row in; one with its id that is there already leaves.
     pub fn add(&self, row: Arc<Row>) {
-        let put = |scope: &RwLock<Scope>, row| scope.write().unwrap_or_else(PoisonError::into_inner).put(row);
-        let known = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
-        let is_new = match known.get(&row.scope) {
-            Some(scope) => put(scope, row),
-            None => {
-                drop(known);
-                let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
-                put(scopes.entry(row.scope).or_default(), row)
-            }
-        };
-        if is_new && self.rows.fetch_add(1, Ordering::Relaxed) >= self.rows_max {
-            let surplus = self.shrink();
-            tracing::info!(surplus, "the semantic level is full: what expires first has left");
-        }
+        self.0.add(row);
     }
 
     /// True where a row with this id is there.
     pub(crate) fn has(&self, row: &Row) -> bool {
-        let scope = self.scope(&row.scope);
-        scope.is_some_and(|scope| scope.read().unwrap_or_else(PoisonError::into_inner).places.contains_key(&row.id))
+        self.0.scope(&row.scope).is_some_and(|scope| read(&scope).places.contains_key(&row.id))
     }
 
     /// Removes the rows of these ids.
@@ -76,33 +66,73 @@ impl EmbeddedStore {
         self.retain(|row| !ids.contains(&*row.id));
     }
 
-    /// The nearest living rows of a scope, as [`VectorStore::search`].
-    pub fn nearest(&self, query: &Query<'_>) -> Vec<Neighbour> {
-        self.scope(query.scope).map(|scope| nearest_in(&scope, query)).unwrap_or_default()
-    }
-
     /// Removes the rows for which `keep` is false; returns how many.
     pub(crate) fn retain(&self, keep: impl Fn(&Row) -> bool) -> usize {
+        self.0.retain(keep)
+    }
+
+    /// The nearest living rows of a scope, as [`VectorStore::search`].
+    pub fn nearest(&self, query: &Query<'_>) -> Vec<Neighbour> {
+        self.0.scope(query.scope).map(|scope| read(&scope).nearest(query)).unwrap_or_default()
+    }
+
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.rows.load(Ordering::Relaxed)
+    }
+
+    /// Does what may take milliseconds, too long for an async thread.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Index) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let index = Arc::clone(&self.0);
+        let working = tokio::task::spawn_blocking(move || work(&index));
+        working.await.map_err(|error| StoreError::Failed(error.to_string()))
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Index {
+    fn add(&self, row: Arc<Row>) {
+        let known = read(&self.scopes).get(&row.scope).map(|scope| {
+            // Under the lock of all scopes, so that none leaves while a row is put into it.
+            write(scope).put(Arc::clone(&row))
+        });
+        let is_new = known.unwrap_or_else(|| write(write(&self.scopes).entry(row.scope).or_default()).put(row));
+        if is_new && self.rows.fetch_add(1, Ordering::Relaxed) >= self.rows_max {
+            let surplus = self.shrink();
+            tracing::info!(surplus, "the semantic level is full: what expires first has left");
+        }
+    }
+
+    fn retain(&self, keep: impl Fn(&Row) -> bool) -> usize {
         let scopes: Vec<(Digest, Arc<RwLock<Scope>>)> = {
-            let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner);
+            let scopes = read(&self.scopes);
             scopes.iter().map(|(digest, scope)| (*digest, Arc::clone(scope))).collect()
         };
         let mut removed = 0;
         for (digest, scope) in scopes {
             // Looked at under a shared lock, so that a sweep delays searches only where there is something to sweep.
-            let has_any = !scope.read().unwrap_or_else(PoisonError::into_inner).rows.iter().all(|row| keep(row));
+            let has_any = !read(&scope).rows.iter().all(|row| keep(row));
             if has_any {
-                let mut scope = scope.write().unwrap_or_else(PoisonError::into_inner);
+                let mut scope = write(&scope);
                 let before = scope.rows.len();
                 scope.rows.retain(|row| keep(row));
                 removed += before - scope.rows.len();
                 scope.rebuild();
             }
-            let is_empty = scope.read().unwrap_or_else(PoisonError::into_inner).rows.is_empty();
+            let is_empty = read(&scope).rows.is_empty();
             if is_empty {
-                let mut scopes = self.scopes.write().unwrap_or_else(PoisonError::into_inner);
-                let still =
-                    |scope: &Arc<RwLock<Scope>>| scope.read().unwrap_or_else(PoisonError::into_inner).rows.is_empty();
+                let mut scopes = write(&self.scopes);
+                let still = |scope: &Arc<RwLock<Scope>>| read(scope).rows.is_empty();
                 if scopes.get(&digest).is_some_and(still) {
                     scopes.remove(&digest);
                 }
@@ -116,8 +146,8 @@ impl EmbeddedStore {
     /// it, whatever others do. Returns how many left.
     fn shrink(&self) -> usize {
         let mut lives: HashMap<Arc<str>, Vec<i64>> = HashMap::new();
-        for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
-            for row in &scope.read().unwrap_or_else(PoisonError::into_inner).rows {
+        for scope in read(&self.scopes).values() {
+            for row in &read(scope).rows {
                 match lives.get_mut(&row.tenant) {
                     Some(times) => times.push(row.expires_ms),
                     None => drop(lives.insert(Arc::clone(&row.tenant), vec![row.expires_ms])),
@@ -138,8 +168,8 @@ impl EmbeddedStore {
     /// Tenants with many scopes that hardly any two prompts share: something in each request is another, a date or a name.
     fn lonely(&self) -> Vec<Arc<str>> {
         let mut counts: HashMap<Arc<str>, (usize, usize)> = HashMap::new();
-        for scope in self.scopes.read().unwrap_or_else(PoisonError::into_inner).values() {
-            let rows = &scope.read().unwrap_or_else(PoisonError::into_inner).rows;
+        for scope in read(&self.scopes).values() {
+            let rows = &read(scope).rows;
             if let Some(first) = rows.first() {
                 let (scopes, all) = counts.entry(Arc::clone(&first.tenant)).or_default();
                 (*scopes, *all) = (*scopes + 1, *all + rows.len());
@@ -151,13 +181,17 @@ impl EmbeddedStore {
         counts.into_iter().filter(is_lonely).map(|(tenant, _)| tenant).collect()
     }
 
-    /// How many rows there are.
-    pub(crate) fn len(&self) -> usize {
-        self.rows.load(Ordering::Relaxed)
+    fn tell_the_lonely(&self) {
+        for tenant in self.lonely() {
+            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&tenant)) {
+                tracing::warn!(%tenant, "nearly every prompt has a scope of its own and can match nothing: \
+                    look for dates, names or numbers in its system prompts, and fold them with `volatile`");
+            }
+        }
     }
 
     fn scope(&self, scope: &Digest) -> Option<Arc<RwLock<Scope>>> {
-        self.scopes.read().unwrap_or_else(PoisonError::into_inner).get(scope).map(Arc::clone)
+        read(&self.scopes).get(scope).map(Arc::clone)
     }
 }
 
@@ -200,6 +234,12 @@ impl Scope {
         self.rows.iter().for_each(|row| self.codes.push(&row.vector));
     }
 
+    fn nearest(&self, query: &Query<'_>) -> Vec<Neighbour> {
+        let mut nearest = Nearest::default();
+        self.within_reach(query.vector).into_iter().for_each(|at| nearest.consider(&self.rows[at], query));
+        nearest.0
+    }
+
     /// Positions of the rows worth comparing: all of a small scope, else those whose signs differ least.
     fn within_reach(&self, vector: &[f32]) -> Vec<usize> {
         if self.codes.mean.len() != vector.len() || vector.is_empty() {
@@ -233,13 +273,6 @@ fn fair_share(mut counts: Vec<usize>, total: usize) -> usize {
     usize::MAX - 1
 }
 
-fn nearest_in(scope: &RwLock<Scope>, query: &Query<'_>) -> Vec<Neighbour> {
-    let scope = scope.read().unwrap_or_else(PoisonError::into_inner);
-    let mut nearest = Nearest::default();
-    scope.within_reach(query.vector).into_iter().for_each(|at| nearest.consider(&scope.rows[at], query));
-    nearest.0
-}
-
 #[async_trait]
 impl VectorStore for EmbeddedStore {
     async fn ensure_space(&self, _dimensions: usize) -> Result<bool, StoreError> {
@@ -247,47 +280,44 @@ impl VectorStore for EmbeddedStore {
     }
 
     async fn upsert(&self, rows: &[Arc<Row>]) -> Result<(), StoreError> {
-        rows.iter().for_each(|row| self.add(Arc::clone(row)));
-        Ok(())
+        let rows = rows.to_vec();
+        self.off_thread(move |index| rows.into_iter().for_each(|row| index.add(row))).await
     }
 
     async fn search(&self, query: Query<'_>) -> Result<Vec<Neighbour>, StoreError> {
-        let Some(scope) = self.scope(query.scope) else { return Ok(Vec::new()) };
-        if scope.read().unwrap_or_else(PoisonError::into_inner).rows.len() <= EXACT_ROWS {
-            return Ok(nearest_in(&scope, &query));
+        let Some(scope) = self.0.scope(query.scope) else { return Ok(Vec::new()) };
+        if let Ok(scope) = scope.try_read()
+            && scope.rows.len() <= EXACT_ROWS
+        {
+            return Ok(scope.nearest(&query));
         }
-        // A large scope takes milliseconds, too long for an async thread.
         let (tenant, digest, now_ms) = (query.tenant.to_owned(), *query.scope, query.now_ms);
         let (vector, earlier) = (query.vector.to_vec(), query.earlier.map(<[f32]>::to_vec));
-        let searching = tokio::task::spawn_blocking(move || {
+        let search = move |_: &Index| {
             let (vector, earlier) = (&*vector, earlier.as_deref());
-            nearest_in(&scope, &Query { tenant: &tenant, scope: &digest, vector, earlier, now_ms })
-        });
-        searching.await.map_err(|error| StoreError::Failed(error.to_string()))
+            read(&scope).nearest(&Query { tenant: &tenant, scope: &digest, vector, earlier, now_ms })
+        };
+        self.off_thread(search).await
     }
 
     async fn delete(&self, which: Which<'_>) -> Result<(), StoreError> {
-        let is_meant = |row: &Row| {
-            *row.tenant == *which.tenant && which.answers.is_none_or(|answers| answers.contains(&row.answer))
-        };
-        self.retain(|row| !is_meant(row));
-        Ok(())
+        let (tenant, answers) = (which.tenant.to_owned(), which.answers.cloned());
+        let is_meant =
+            move |row: &Row| *row.tenant == *tenant && answers.as_ref().is_none_or(|all| all.contains(&row.answer));
+        self.off_thread(move |index| index.retain(|row| !is_meant(row))).await.map(|_| ())
     }
 
     async fn sweep(&self, now_ms: i64) -> Result<u64, StoreError> {
-        let removed = self.retain(|row| row.expires_ms > now_ms) as u64;
-        for tenant in self.lonely() {
-            if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&tenant)) {
-                tracing::warn!(%tenant, "nearly every prompt has a scope of its own and can match nothing: \
-                    look for dates, names or numbers in its system prompts, and fold them with `volatile`");
-            }
-        }
-        Ok(removed)
+        self.off_thread(move |index| {
+            let removed = index.retain(|row| row.expires_ms > now_ms);
+            index.tell_the_lonely();
+            removed as u64
+        })
+        .await
     }
 
     async fn stats(&self) -> Result<StoreStats, StoreError> {
-        let scopes = self.scopes.read().unwrap_or_else(PoisonError::into_inner).len();
-        Ok(StoreStats { rows: self.len() as u64, scopes: Some(scopes as u64) })
+        Ok(StoreStats { rows: self.len() as u64, scopes: Some(read(&self.0.scopes).len() as u64) })
     }
 
     async fn health(&self) -> Result<(), StoreError> {
@@ -383,6 +413,19 @@ mod tests {
     }
 
     #[test]
+    fn a_full_store_of_scopes_with_one_row_each_goes_on() {
+        let store = EmbeddedStore::new(20);
+        for at in 0..200i64 {
+            let scope = |at: i64| Digest(std::array::from_fn(|byte| at.to_le_bytes()[byte % 8]));
+            let of = |scope, id: &str| Arc::new(Row { scope, ..(*row(id, vec![1.0, 0.0], at)).clone() });
+            store.add(of(scope(at), &format!("{at}")));
+            store.add(of(scope(-1), &format!("shared {at}")));
+        }
+        assert!(store.len() <= 20);
+        assert!(read(&store.0.scopes).len() <= 11, "empty scopes have left");
+    }
+
+    #[test]
     fn tenants_whose_prompts_share_no_scope_are_known() {
         let store = EmbeddedStore::new(usize::MAX);
         for at in 0..600u32 {
@@ -397,7 +440,7 @@ mod tests {
             of("sharing", 10_000 + at, "two");
             of("plain", 90_000, &at.to_string());
         }
-        assert_eq!(store.lonely(), ["dated".into()]);
+        assert_eq!(store.0.lonely(), ["dated".into()]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Vectors in a Qdrant server, for more than one gateway or more than one machine's memory.
+//! Vectors in a Qdrant server, where they should not take the gateway's memory.
 //!
 //! One collection for each installation and embedder; a point for each row, its texts in the payload. Answers are not there:
 //! a point that outlives its answer leads nowhere.
@@ -26,6 +26,8 @@ const EARLIER: &str = "earlier";
 /// say in the order.
 const FETCHED: u64 = 4 * NEIGHBOURS as u64;
 const FETCHED_WITH_EARLIER: u64 = 256;
+/// Ids named in one call.
+const IDS_MAX: usize = 1_000;
 /// For one call that nobody waits for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// gRPC's NOT_FOUND.
@@ -87,6 +89,7 @@ impl QdrantStore {
             ("tenant", FieldType::Keyword, Some(tenant)),
             ("scope", FieldType::Keyword, None),
             ("answer", FieldType::Keyword, None),
+            ("has_earlier", FieldType::Bool, None),
             ("expires_ms", FieldType::Integer, None),
         ];
         for (name, kind, parameters) in fields {
@@ -106,6 +109,14 @@ impl QdrantStore {
 
     async fn remove(&self, collection: &str, filter: Filter) -> Result<(), QdrantError> {
         self.client.delete_points(DeletePointsBuilder::new(collection).points(filter).wait(true)).await.map(|_| ())
+    }
+
+    /// The same in the collection in use, which need not be there.
+    async fn remove_from_ours(&self, filter: Filter) -> Result<(), StoreError> {
+        match self.remove(&self.collection, filter).await.map_err(failed) {
+            Err(StoreError::Missing) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Removes what expires first, until a tenth of the allowed number is free.
@@ -131,11 +142,8 @@ impl VectorStore for QdrantStore {
     async fn ensure_space(&self, dimensions: usize) -> Result<bool, StoreError> {
         self.is_ready.store(false, Ordering::Release);
         let exists = self.client.collection_exists(&self.collection).await.map_err(failed)?;
-        if !exists && let Err(error) = self.create(dimensions).await {
-            // Another gateway may have been faster.
-            if !self.client.collection_exists(&self.collection).await.map_err(failed)? {
-                return Err(failed(error));
-            }
+        if !exists {
+            self.create(dimensions).await.map_err(failed)?;
         }
         self.index().await.map_err(failed)?;
         self.is_ready.store(true, Ordering::Release);
@@ -143,6 +151,9 @@ impl VectorStore for QdrantStore {
     }
 
     async fn upsert(&self, rows: &[Arc<Row>]) -> Result<(), StoreError> {
+        if !self.is_ready.load(Ordering::Acquire) {
+            return Err(StoreError::Missing);
+        }
         // Of rows with one id the last counts, as if they had come one by one.
         let points: HashMap<Uuid, &Row> = rows.iter().map(|row| (point_id(row), &**row)).collect();
         let points: Vec<PointStruct> = points.into_iter().map(|(id, row)| point(id, row)).collect();
@@ -158,6 +169,7 @@ impl VectorStore for QdrantStore {
         let filter = Filter::must([
             Condition::matches("tenant", query.tenant.to_owned()),
             Condition::matches("scope", query.scope.to_string()),
+            Condition::matches("has_earlier", query.earlier.is_some()),
             Condition::range("expires_ms", Range { gt: Some(query.now_ms as f64), ..Range::default() }),
         ]);
         let request = QueryPointsBuilder::new(&self.collection).query(query.vector.to_vec()).using(LAST).filter(filter);
@@ -178,15 +190,16 @@ impl VectorStore for QdrantStore {
     }
 
     async fn delete(&self, which: Which<'_>) -> Result<(), StoreError> {
-        let mut conditions = vec![Condition::matches("tenant", which.tenant.to_owned())];
+        let of_tenant = Condition::matches("tenant", which.tenant.to_owned());
         if let Some(answers) = which.answers {
             let ids: Vec<String> = answers.iter().map(|answer| answer.to_string()).collect();
-            conditions.push(Condition::matches("answer", ids));
+            for ids in ids.chunks(IDS_MAX) {
+                let of_ids = [of_tenant.clone(), Condition::matches("answer", ids.to_vec())];
+                self.remove_from_ours(Filter::must(of_ids)).await?;
+            }
+            return Ok(());
         }
-        match self.remove(&self.collection, Filter::must(conditions)).await.map_err(failed) {
-            Err(StoreError::Missing) => Ok(()),
-            outcome => outcome,
-        }
+        self.remove_from_ours(Filter::must([of_tenant])).await
     }
 
     async fn sweep(&self, now_ms: i64) -> Result<u64, StoreError> {
@@ -247,6 +260,7 @@ fn point(id: Uuid, row: &Row) -> PointStruct {
     payload.insert("prompt", &*row.prompt);
     payload.insert("principal", row.principal);
     payload.insert("expires_ms", row.expires_ms);
+    payload.insert("has_earlier", row.earlier.is_some());
     let mut vectors = HashMap::from([(LAST.to_owned(), row.vector.to_vec())]);
     if let Some(earlier) = &row.earlier {
         payload.insert("earlier", &*earlier.text);
