@@ -92,7 +92,7 @@ impl Cache {
                         rows_max: config.semantic.entries_max,
                     });
                     let (prompts, loaded) = Prompts::new(store, source, budget);
-                    let level = Semantic::new(words, model);
+                    let level = Semantic::new(words, model).with_evidence_error(config.semantic.evidence_error);
                     meaning = Some(Arc::new(Meaning { embedder: identity.to_owned(), level, prompts }));
                     is_loaded = Some(loaded);
                 }

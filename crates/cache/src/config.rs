@@ -63,6 +63,10 @@ impl CacheConfig {
         }
         mistakes
             .extend(self.semantic.store_mistake().map(|(field, problem)| (format!("cache.semantic.{field}"), problem)));
+        if !(0.0..0.5).contains(&self.semantic.evidence_error) {
+            let problem = format!("{}; use a share from 0 to under 0.5", self.semantic.evidence_error);
+            mistakes.push(("cache.semantic.evidence_error".to_owned(), problem));
+        }
         for (name, rules) in &self.policies {
             if let Some(value) = rules.error_max.filter(|value| !(0.0..=1.0).contains(value)) {
                 mistakes
@@ -134,6 +138,8 @@ pub struct SemanticConfig {
     pub confirm: bool,
     /// Audits of hits may cost this share of what hits save.
     pub audit_cost_share_max: f64,
+    /// How often comparing two answers says the opposite of what is true, where somebody has counted it.
+    pub evidence_error: f64,
     /// A question about the present may be answered by meaning where answers live no longer than this.
     pub present_ttl_s_max: u64,
     /// Where vectors are kept.
@@ -178,6 +184,7 @@ impl Default for SemanticConfig {
             unset_temperature: UnsetTemperature::default(),
             confirm: true,
             audit_cost_share_max: 0.25,
+            evidence_error: 0.0,
             present_ttl_s_max: 300,
             store: StoreKind::default(),
             url: None,

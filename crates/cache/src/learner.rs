@@ -35,6 +35,29 @@ struct Effect {
     variance: f64,
 }
 
+/// Whether the answer of a case was right, as far as is known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Label {
+    pub is_right: bool,
+    /// How many cases it stands for.
+    pub weight: f64,
+    /// How often such labels say the opposite of what is true.
+    pub error: f64,
+}
+
+impl Label {
+    /// The gradient of its log-likelihood with respect to the log-odds, where the answer is right with this probability,
+    /// and Fisher's information: `y − p` and `p (1 − p)` for a label that is never wrong.
+    pub(crate) fn says(self, p: f64) -> (f64, f64) {
+        let sharpness = 1.0 - 2.0 * self.error;
+        let said = self.error + sharpness * p;
+        let spread = (said * (1.0 - said)).max(1e-12);
+        let slope = sharpness * p * (1.0 - p);
+        let y = f64::from(u8::from(self.is_right));
+        ((y - said) / spread * slope, slope * slope / spread)
+    }
+}
+
 impl Learner {
     pub(crate) fn new(prior: &[f64; CASE_COUNT]) -> Self {
         let mut covariance = [[0.0; CASE_COUNT]; CASE_COUNT];
@@ -55,12 +78,13 @@ impl Learner {
         1.0 / (1.0 + (-(sum + self.effect(&case.answer)).clamp(-30.0, 30.0)).exp())
     }
 
-    /// Takes in whether the answer of a case was right; `weight` is how many cases the label stands for.
-    pub(crate) fn learn(&mut self, case: &Case, is_right: bool, weight: f64) {
+    /// Takes in a label.
+    pub(crate) fn learn(&mut self, case: &Case, label: Label) {
         let (x, p) = (&case.numbers, self.probability(case));
-        let surprise = f64::from(u8::from(is_right)) - p;
+        let (surprise, per_case) = label.says(p);
+        let Label { weight, .. } = label;
         let for_weights = weight.min(LABEL_WEIGHT_MAX);
-        let information = (p * (1.0 - p)).max(1e-4) * for_weights;
+        let information = per_case.max(1e-4) * for_weights;
         let px: [f64; CASE_COUNT] = std::array::from_fn(|row| dot(&self.covariance[row], x));
         let spread = 1.0 / information + dot(&px, x);
         for row in 0..CASE_COUNT {
@@ -74,7 +98,7 @@ impl Learner {
             let fresh = Effect { value: 0.0, variance: EFFECT_VARIANCE };
             let effect = self.effects.entry(case.answer.clone()).or_insert(fresh);
             let weight = weight.min(EFFECT_WEIGHT_MAX);
-            effect.variance = 1.0 / (1.0 / effect.variance + (p * (1.0 - p)).max(1e-3) * weight);
+            effect.variance = 1.0 / (1.0 / effect.variance + per_case.max(1e-3) * weight);
             effect.value = (effect.value + effect.variance * weight * surprise).clamp(EFFECT_MIN, EFFECT_MAX);
         }
     }
@@ -107,10 +131,10 @@ mod tests {
         let (this, like) = (case("a", 0.9, 1.0), case("b", 0.9, 1.0));
         let before = learner.probability(&this);
         assert_eq!(before, learner.probability(&like));
-        learner.learn(&this, false, 1.0);
+        learner.learn(&this, Label { is_right: false, weight: 1.0, error: 0.0 });
         assert!(learner.probability(&this) < learner.probability(&like), "the answer's own effect");
         assert!(learner.probability(&like) < before, "what such cases have in common");
-        (0..50).for_each(|_| learner.learn(&this, true, 1.0));
+        (0..50).for_each(|_| learner.learn(&this, Label { is_right: true, weight: 1.0, error: 0.0 }));
         assert!(learner.probability(&this) > 0.9);
         learner.retain(|answer| &**answer != "a");
         assert_eq!(learner.effect(&"a".into()), 0.0);
@@ -124,7 +148,7 @@ mod tests {
         assert!(learner.probability(&slot) < 0.5);
         for at in 0..40 {
             slot.answer = format!("{at}").into();
-            learner.learn(&slot, true, 1.0);
+            learner.learn(&slot, Label { is_right: true, weight: 1.0, error: 0.0 });
         }
         slot.answer = "new".into();
         assert!(learner.probability(&slot) > 0.85, "{}", learner.probability(&slot));
@@ -133,7 +157,7 @@ mod tests {
     #[test]
     fn what_was_learned_is_the_same_after_storing() {
         let mut learner = Learner::new(&PRIOR);
-        learner.learn(&case("a", 0.9, 1.0), true, 20.0);
+        learner.learn(&case("a", 0.9, 1.0), Label { is_right: true, weight: 20.0, error: 0.0 });
         let stored = serde_json::to_string(&learner).expect("JSON");
         let back: Learner = serde_json::from_str(&stored).expect("a learner");
         assert_eq!(back.probability(&case("a", 0.8, 2.0)), learner.probability(&case("a", 0.8, 2.0)));

@@ -1,6 +1,7 @@
 //! Finds an earlier answer: exact, then the nearest in meaning and how likely it is right.
 
 mod cache;
+mod calibration;
 mod config;
 mod controller;
 mod decision;

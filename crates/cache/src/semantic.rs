@@ -3,7 +3,7 @@
 use crate::controller::{Controller, Estimate};
 use crate::decision::{AnswerId, Candidate, Case, make_case};
 use crate::guard::{self, Veto};
-use crate::learner::Learner;
+use crate::learner::{Label, Learner};
 use crate::model::CacheModel;
 use crate::pair::{Features, features};
 use crate::sketch::Sketch;
@@ -80,6 +80,8 @@ pub struct Semantic {
     ties: RwLock<Ties>,
     /// Of stored prompts that were compared lately, by the digest of their text.
     sketches: Memory<Digest, Arc<Sketch>>,
+    /// How often labels from comparisons say the opposite of what is true.
+    evidence_error: f64,
 }
 
 /// What labels said of answers: which are one, and which prompts they are wrong for.
@@ -115,7 +117,14 @@ impl Semantic {
     /// A level that has learned nothing yet; `words` are the embedder's, with how much each says.
     pub fn new(words: Arc<Words>, model: CacheModel) -> Self {
         let sketches = Memory::new(SKETCHES_MAX);
-        Self { words, model, judges: RwLock::default(), ties: RwLock::default(), sketches }
+        let (judges, ties) = (RwLock::default(), RwLock::default());
+        Self { words, model, judges, ties, sketches, evidence_error: 0.0 }
+    }
+
+    /// The same where labels from comparisons, not those of readers, say the opposite of what is true this often.
+    #[must_use]
+    pub fn with_evidence_error(self, evidence_error: f64) -> Self {
+        Self { evidence_error, ..self }
     }
 
     /// The words that the embedder knows, with how much each says.
@@ -204,12 +213,12 @@ impl Semantic {
     }
 
     /// Counts a request that the level could have answered, and whether it did.
-    pub fn count(&self, owner: &Owner, look: Option<&Look>, is_hit: bool, error_max: f64) {
+    pub fn count(&self, owner: &Owner, look: Option<&Look>, is_hit: bool) {
         let judge = self.judge(owner);
         let mut judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
         let probability = look.filter(|look| !look.is_apart).map_or(0.0, |look| look.probability);
         judge.is_dirty = true;
-        judge.controller.saw(probability, error_max);
+        judge.controller.saw(probability);
         if is_hit {
             judge.controller.hit(probability);
         }
@@ -220,15 +229,16 @@ impl Semantic {
         let Some(case) = &look.case else { return };
         let judge = self.judge(owner);
         let mut judge = judge.lock().unwrap_or_else(PoisonError::into_inner);
-        let weight = match evidence {
-            Evidence::Miss | Evidence::Feedback => 1.0,
-            Evidence::Audit => {
-                judge.controller.audited(look.probability, is_right);
-                1.0 / look.audit_chance
-            }
-        };
+        let error = if evidence == Evidence::Feedback { 0.0 } else { self.evidence_error };
+        let weight = if evidence == Evidence::Audit { 1.0 / look.audit_chance } else { 1.0 };
+        let label = Label { is_right, weight, error };
+        match evidence {
+            Evidence::Audit => judge.controller.audited(look.probability, label),
+            Evidence::Miss => judge.controller.missed(look.probability, label),
+            Evidence::Feedback => {} // who complains was not drawn by chance
+        }
         judge.is_dirty = true;
-        judge.learner.learn(case, is_right, weight);
+        judge.learner.learn(case, label);
     }
 
     /// Remembers that an answer is wrong for a request.

@@ -136,7 +136,7 @@ fn make_offer(look: &Look, asked: &Asked) -> Offer {
 pub(crate) fn count(app: &App, asked: &Asked, found: &Found, is_hit: bool) {
     if let (Some(semantic), true) = (app.cache.semantic(), asked.reads_semantic()) {
         if found.failed.is_none() {
-            semantic.count(&asked.owner, found.look.as_ref(), is_hit, asked.policy_error_max);
+            semantic.count(&asked.owner, found.look.as_ref(), is_hit);
         }
         telemetry::semantic_decided(asked.caller.tenant(), reason_of(found, is_hit));
     }

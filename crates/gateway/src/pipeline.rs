@@ -41,8 +41,7 @@ pub(crate) struct Asked {
     pub scope: Result<Digest, &'static str>,
     /// Whose traffic teaches the semantic level what to serve.
     pub owner: Owner,
-    /// Share of requests that may be answered wrongly: what the policy allows, and what this caller does.
-    pub policy_error_max: f64,
+    /// Share of requests that may be answered wrongly: what the policy allows, or less where this caller says so.
     pub error_max: f64,
     /// How long its answer may be kept.
     pub ttl_s: u64,
@@ -154,7 +153,6 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
             tenant: caller.tenant().to_owned(),
             policy: policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
         },
-        policy_error_max,
         error_max: wanted.error_max.map_or(policy_error_max, |own| own.min(policy_error_max)),
         ttl_s,
         is_shadow: false,

@@ -66,7 +66,13 @@ pub(super) async fn stats(State(app): State<App>, headers: HeaderMap) -> Result<
         let name = (!owner.policy.is_empty()).then_some(owner.policy.as_str());
         let rules = config.policy(name);
         let error_max = rules.error_max.map_or(config.semantic.error_max, |own| own.min(config.semantic.error_max));
-        json!({"policy": name, "error_max": error_max, "estimate": estimate})
+        let statement = format!(
+            "≤ {:.2} % of eligible requests wrong, 95 % confidence, n = {}; estimate {:.2} %",
+            100.0 * estimate.error_high,
+            estimate.requests,
+            100.0 * estimate.error
+        );
+        json!({"policy": name, "error_max": error_max, "estimate": estimate, "statement": statement})
     });
     let (saved, spent) = app.audits.tally(tenant);
     Ok(Json(json!({"data": {

@@ -138,7 +138,7 @@ impl Run {
             Rule::ErrorMax(_) => look.is_admissible(),
             Rule::Probability(least) => look.case.is_some() && look.probability >= least,
         });
-        self.semantic.count(&self.owner, look.as_ref(), is_hit, error_max);
+        self.semantic.count(&self.owner, look.as_ref(), is_hit);
         let Some(look) = look else {
             self.keep(at, row, &[]);
             return elapsed;
