@@ -8,7 +8,7 @@ mod sweep;
 mod verdicts;
 
 pub use fit::{CacheFitted, FitError, SHIPPABLE, fit, kinds_held_out};
-pub use replay::{Part, Replayed, Rule, Words, replay};
+pub use replay::{Comparing, Part, Replayed, Rule, Words, replay};
 pub use rivals::{fixed_cosine, vcache};
 pub use streams::{Arrival, Pair, Prepared, PreparedPair, Stream, prepare, prepare_pairs, read_pairs, read_stream};
 pub use sweep::{Method, Point, chart, net_at, sweep};

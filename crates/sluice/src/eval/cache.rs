@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use trainer::cache::{
-    Kind, Method, Point, Replayed, Rule, SHIPPABLE, Stream, Words, chart, kinds, kinds_held_out, net_at, prepare,
-    prepare_pairs, read_pairs, read_stream, replay, sweep,
+    Arrival, Comparing, Kind, Method, Point, Replayed, Rule, SHIPPABLE, Stream, Words, chart, kinds, kinds_held_out,
+    net_at, prepare, prepare_pairs, read_pairs, read_stream, replay, sweep,
 };
 
 pub(crate) const SHIPPED_EMBEDDER: &str = "all-MiniLM-L6-v2";
@@ -42,6 +42,15 @@ pub(crate) struct Arguments {
     /// Row after the last.
     #[arg(long, value_name = "N")]
     to: Option<usize>,
+    /// A stream that follows without a break, as other traffic the next day.
+    #[arg(long, value_name = "NAME", requires = "stream")]
+    then: Option<String>,
+    /// How often comparing a fresh answer with a stored one errs, which is taken to be known.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    evidence_error: f64,
+    /// Share of misses and audits in which comparing says anything.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    evidence_available: f64,
     /// What to compare at equal error.
     #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "static,vcache,sluice")]
     methods: Vec<String>,
@@ -63,6 +72,14 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(share) = arguments.error_max.iter().find(|share| !(0.0..=1.0).contains(*share)) {
         return Err(Failure::Usage(format!("--error-max {share}: use a share from 0 to 1")));
     }
+    for (name, share, max) in [
+        ("--evidence-error", arguments.evidence_error, 0.49),
+        ("--evidence-available", arguments.evidence_available, 1.0),
+    ] {
+        if !(0.0..=max).contains(&share) {
+            return Err(Failure::Usage(format!("{name} {share}: use a share from 0 to {max}")));
+        }
+    }
     let methods = arguments.methods.iter().map(|name| method(name)).collect::<Result<Vec<_>, _>>()?;
     let model = match &arguments.artefact {
         None => CacheModel::shipped()?,
@@ -73,7 +90,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         return judge_pairs(arguments, name, &model, &embedder).await;
     }
     let name = arguments.stream.as_deref().unwrap_or_default();
-    let arrivals = read_stream(&arguments.data, name)?;
+    let mut arrivals = read_stream(&arguments.data, name)?;
+    if let Some(then) = &arguments.then {
+        arrivals.extend(read_stream(&arguments.data, then)?.into_iter().map(Arrival::of_other_classes));
+    }
     let all = arrivals.len();
     let rows = arguments.from..arguments.to.unwrap_or(all);
     if rows.start >= rows.end || rows.end > all {
@@ -82,7 +102,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let embedding = bar(all, "embedding");
     let stream = prepare(name, arrivals, &embedder, |done| embedding.set_position(done as u64)).await?;
     embedding.finish_and_clear();
-    let task = Task { stream, rows, model, words: embedder.words() };
+    let comparing = Comparing { error: arguments.evidence_error, available: arguments.evidence_available };
+    let task = Task { stream, rows, model, words: embedder.words(), comparing };
     let (seeds, error_max) = (arguments.seed.clone(), arguments.error_max.clone());
     let report = tokio::task::spawn_blocking(move || task.run(&methods, &seeds, &error_max));
     let report = report.await.map_err(|error| Failure::Request(error.to_string()))?;
@@ -118,6 +139,7 @@ struct Task {
     rows: Range<usize>,
     model: CacheModel,
     words: Words,
+    comparing: Comparing,
 }
 
 struct Report {
@@ -146,7 +168,8 @@ impl Task {
         for share in error_max {
             for seed in seeds {
                 let stream = (&self.stream, self.rows.clone());
-                kept.push((*share, *seed, replay(stream, (&self.model, &self.words), Rule::ErrorMax(*share), *seed)));
+                let (rule, chance) = (Rule::ErrorMax(*share), (*seed, self.comparing));
+                kept.push((*share, *seed, replay(stream, (&self.model, &self.words), rule, chance)));
                 bar.inc(1);
             }
         }
@@ -198,8 +221,18 @@ impl Report {
         }
         println!("\ngiven the share that may be wrong, in % of requests:");
         println!(
-            "  {:>9} {:>4} {:>7} {:>7} {:>7} {:>7} {:>18} {:>7} {:>7} {:>11}",
-            "error_max", "seed", "saved", "hits", "wrong", "audits", "own estimate", "first*", "wrong*", "p50/p99 µs"
+            "  {:>9} {:>4} {:>7} {:>7} {:>7} {:>7} {:>18} {:>7} {:>7} {:>7} {:>11}",
+            "error_max",
+            "seed",
+            "saved",
+            "hits",
+            "wrong",
+            "audits",
+            "own estimate",
+            "first*",
+            "wrong*",
+            "worst**",
+            "p50/p99 µs"
         );
         for (share, seed, replayed) in &self.kept {
             let percent = |count: usize| 100.0 * count as f64 / replayed.requests.max(1) as f64;
@@ -208,7 +241,7 @@ impl Report {
                 .estimate
                 .map(|estimate| format!("{:.2} (to {:.2})", 100.0 * estimate.error, 100.0 * estimate.error_high));
             println!(
-                "  {:>9} {seed:>4} {:>7.1} {:>7.1} {:>7.2} {:>7.2} {:>18} {:>7.1} {:>7.2} {:>11}",
+                "  {:>9} {seed:>4} {:>7.1} {:>7.1} {:>7.2} {:>7.2} {:>18} {:>7.1} {:>7.2} {:>7.1} {:>11}",
                 format!("{} %", 100.0 * share),
                 100.0 * replayed.net(),
                 percent(replayed.hits),
@@ -217,10 +250,11 @@ impl Report {
                 estimate.unwrap_or_default(),
                 first(replayed.first.hits - replayed.first.audits),
                 first(replayed.first.wrong),
+                replayed.worst_thousand as f64 / 10.0,
                 format!("{:.0}/{:.0}", replayed.decision_us_p50, replayed.decision_us_p99),
             );
         }
-        println!("  * of the first 6,000 requests");
+        println!("  * of the first 6,000 requests; ** of any 1,000 in a row");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Fitting the pair model and the prior of the decision: two logistic regressions.
 
-use super::replay::{Rule, Words, replay};
+use super::replay::{Comparing, Rule, Words, replay};
 use super::streams::{PreparedPair, Stream};
 use super::verdicts::{Kind, kinds};
 use ::cache::{CASE_COUNT, CASE_FORM, CacheModel, FEATURE_COUNT, FEATURES_VERSION, Features, Semantic, cosine_of};
@@ -111,7 +111,9 @@ impl<'a> Fitter<'a> {
             let mut decided: Vec<([f64; CASE_COUNT], bool)> = Vec::new();
             for stream in self.streams {
                 let all = (stream, 0..stream.rows.len());
-                decided.append(&mut replay(all, (&model, self.words), Rule::Probability(0.93), 0).cases);
+                decided.append(
+                    &mut replay(all, (&model, self.words), Rule::Probability(0.93), (0, Comparing::PERFECT)).cases,
+                );
             }
             cases = decided.len();
             let (mut prior, intercept) = regress(&decided)?;

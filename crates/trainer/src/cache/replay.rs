@@ -7,7 +7,7 @@ use ::cache::{AnswerId, CASE_COUNT, CacheModel, EmbeddedStore, Estimate, Evidenc
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,6 +33,11 @@ pub struct Replayed {
     pub first: Part,
     /// The gateway's own estimate at the end.
     pub estimate: Option<Estimate>,
+    /// Wrong answers of the thousand requests in a row that have most.
+    pub worst_thousand: usize,
+    /// When wrong answers were given.
+    #[serde(skip)]
+    wrong_at: VecDeque<usize>,
     /// Search and decision without the embedding: median and 99th percentile.
     pub decision_us_p50: f64,
     pub decision_us_p99: f64,
@@ -66,6 +71,11 @@ impl Replayed {
     pub(crate) fn serve(&mut self, at: usize, is_right: bool) {
         self.hits += 1;
         self.wrong += usize::from(!is_right);
+        if !is_right {
+            self.wrong_at.push_back(at);
+            self.wrong_at.retain(|wrong| *wrong + 1_000 > at);
+            self.worst_thousand = self.worst_thousand.max(self.wrong_at.len());
+        }
         if at < FIRST {
             self.first.hits += 1;
             self.first.wrong += usize::from(!is_right);
@@ -85,15 +95,30 @@ impl Replayed {
     }
 }
 
-/// Replays rows of a stream; `seed` draws the audits.
+/// How good the evidence is: comparing a fresh answer with a stored one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Comparing {
+    /// How often it says the opposite of what is true, and is known to.
+    pub error: f64,
+    /// Share of misses and audits in which it says anything.
+    pub available: f64,
+}
+
+impl Comparing {
+    /// Always there and always right.
+    pub const PERFECT: Self = Self { error: 0.0, available: 1.0 };
+}
+
+/// Replays rows of a stream; the seed draws the audits and the errors of the evidence.
 pub fn replay(
     (stream, rows): (&Stream, Range<usize>),
     (model, words): (&CacheModel, &Words),
     rule: Rule,
-    seed: u64,
+    (seed, comparing): (u64, Comparing),
 ) -> Replayed {
     let mut run = Run {
-        semantic: Semantic::new(Arc::clone(words), model.clone()),
+        semantic: Semantic::new(Arc::clone(words), model.clone()).with_evidence_error(comparing.error),
+        comparing,
         store: EmbeddedStore::new(usize::MAX),
         owner: Owner { tenant: "replay".to_owned(), policy: String::new() },
         classes: HashMap::new(),
@@ -118,6 +143,7 @@ struct Run {
     /// The class of each stored answer.
     classes: HashMap<AnswerId, u64>,
     chance: StdRng,
+    comparing: Comparing,
     rule: Rule,
     replayed: Replayed,
 }
@@ -149,20 +175,32 @@ impl Run {
             self.replayed.cases.push((case.numbers, is_right));
         }
         if !is_hit {
-            self.semantic.learn(&self.owner, &look, is_right, Evidence::Miss);
-            self.keep(at, row, &neighbours);
+            let said = self.compare(is_right);
+            if let Some(said) = said {
+                self.semantic.learn(&self.owner, &look, said, Evidence::Miss);
+            }
+            self.keep(at, row, if said.is_some() { &neighbours } else { &[] });
             return elapsed;
         }
         self.replayed.serve(at, is_right);
         if self.chance.random::<f64>() < look.audit_chance {
             self.replayed.audits += 1;
             self.replayed.first.audits += usize::from(at < FIRST);
-            self.semantic.learn(&self.owner, &look, is_right, Evidence::Audit);
-            if !is_right {
-                self.keep(at, row, &neighbours);
+            if let Some(said) = self.compare(is_right) {
+                self.semantic.learn(&self.owner, &look, said, Evidence::Audit);
+                if !said {
+                    self.keep(at, row, &neighbours);
+                }
             }
         }
         elapsed
+    }
+
+    /// What comparing the answers says of whether the stored one is right, where it says anything.
+    fn compare(&mut self, is_right: bool) -> Option<bool> {
+        let is_available = self.comparing.available >= 1.0 || self.chance.random::<f64>() < self.comparing.available;
+        let errs = self.comparing.error > 0.0 && self.chance.random::<f64>() < self.comparing.error;
+        is_available.then_some(is_right != errs)
     }
 
     /// Stores a fresh answer: as one of the neighbours' where it is the same, which makes all of the same answer one.

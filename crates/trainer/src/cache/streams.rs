@@ -177,6 +177,12 @@ pub async fn prepare_pairs(
 }
 
 impl Arrival {
+    /// The same with a class that no row of another stream has.
+    #[must_use]
+    pub fn of_other_classes(self) -> Self {
+        Self { cls: !self.cls, ..self }
+    }
+
     /// Last user turn, earlier user turns, scope, class.
     fn split(self) -> (String, Option<String>, Digest, u64) {
         if self.messages.is_empty() {

@@ -1,6 +1,6 @@
 //! Hits at equal error: every method over its own range of settings, and the curve that comes of it.
 
-use super::replay::{Replayed, Rule, Words, replay};
+use super::replay::{Comparing, Replayed, Rule, Words, replay};
 use super::rivals::{fixed_cosine, vcache};
 use super::streams::Stream;
 use ::cache::CacheModel;
@@ -40,7 +40,9 @@ pub fn sweep(
         let replayed = match method {
             Method::Static => fixed_cosine(stream, rows.clone(), setting as f32),
             Method::Vcache => vcache(stream, rows.clone(), setting, seed),
-            Method::Sluice => replay((stream, rows.clone()), (model, words), Rule::Probability(setting), seed),
+            Method::Sluice => {
+                replay((stream, rows.clone()), (model, words), Rule::Probability(setting), (seed, Comparing::PERFECT))
+            }
         };
         done();
         replayed
