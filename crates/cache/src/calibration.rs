@@ -33,13 +33,13 @@ impl Default for Calibration {
 impl Calibration {
     /// How likely an answer of this probability is wrong.
     pub(crate) fn wrong(&self, probability: f64) -> f64 {
-        1.0 - logistic(self.log_odds(at(probability)))
+        1.0 - logistic(self.corrected(at(probability)))
     }
 
     /// The same, taken to be worse than it looks by what is not known.
     pub(crate) fn wrong_with_caution(&self, probability: f64) -> f64 {
         let x = at(probability);
-        1.0 - logistic(self.log_odds(x) - CAUTION * self.variance(x).sqrt())
+        1.0 - logistic(self.corrected(x) - CAUTION * self.variance(x).sqrt())
     }
 
     /// The variance of the expected number of wrong ones among answers, given the sum of the gradient over them.
@@ -66,7 +66,7 @@ impl Calibration {
 
     fn learn(&mut self, probability: f64, label: Label) {
         let x = at(probability);
-        let (surprise, information) = label.says(logistic(self.log_odds(x)));
+        let (surprise, information) = label.says(logistic(self.corrected(x)));
         let information = information.max(1e-4) * label.weight;
         let product = |covariance: &[[f64; 2]; 2]| -> [f64; 2] { covariance.map(|row| row[0] * x[0] + row[1] * x[1]) };
         let spread = product(&self.covariance);
@@ -83,17 +83,23 @@ impl Calibration {
         self.covariance[1][1] += forgotten * SLOPE * SLOPE;
     }
 
-    fn log_odds(&self, x: [f64; 2]) -> f64 {
+    fn corrected(&self, x: [f64; 2]) -> f64 {
         ANCHOR + self.line[0] + self.line[1] * x[1]
     }
 }
 
 fn at(probability: f64) -> [f64; 2] {
-    let probability = probability.clamp(1e-4, 1.0 - 1e-4);
-    [1.0, (probability / (1.0 - probability)).ln() - ANCHOR]
+    [1.0, log_odds(probability) - ANCHOR]
 }
 
-fn logistic(log_odds: f64) -> f64 {
+/// The log-odds of a probability, within what labels can tell from certainty.
+pub(crate) fn log_odds(probability: f64) -> f64 {
+    let probability = probability.clamp(1e-4, 1.0 - 1e-4);
+    (probability / (1.0 - probability)).ln()
+}
+
+/// The probability of log-odds.
+pub(crate) fn logistic(log_odds: f64) -> f64 {
     1.0 / (1.0 + (-log_odds).exp())
 }
 

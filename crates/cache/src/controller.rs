@@ -4,7 +4,7 @@
 //! threshold would let through. Steering by that sum, not by the few wrong ones that audits find, is what keeps both the
 //! bound and the hits: see docs/research/cache.md.
 
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, log_odds, logistic};
 use crate::learner::Label;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -148,7 +148,7 @@ impl Controller {
     pub(crate) fn estimate(&self) -> Estimate {
         let (mut wrong, mut gradient, mut hits) = (0.0, [0.0; 2], 0);
         for (bin, count) in &self.hits {
-            let probability = 1.0 / (1.0 + (-f64::from(*bin) / BINS).exp());
+            let probability = logistic(f64::from(*bin) / BINS);
             let [offset, slope] = self.calibration.gradient(probability);
             let count_f = *count as f64;
             wrong += count_f * self.calibration.wrong(probability);
@@ -173,8 +173,7 @@ fn target(error_max: f64) -> f64 {
 }
 
 fn bin(probability: f64) -> i32 {
-    let probability = probability.clamp(1e-4, 1.0 - 1e-4);
-    ((probability / (1.0 - probability)).ln() * BINS).round() as i32
+    (log_odds(probability) * BINS).round() as i32
 }
 
 #[cfg(test)]

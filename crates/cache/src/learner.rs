@@ -3,6 +3,7 @@
 //! The weights follow an extended Kalman filter on the logistic loss, so that a label costs about a hundred
 //! multiplications; an answer's effect is a random effect with a shrinking step.
 
+use crate::calibration::logistic;
 use crate::decision::{AnswerId, CASE_COUNT, CASE_FORM, Case};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -75,7 +76,7 @@ impl Learner {
     /// How likely the answer of a case is right.
     pub(crate) fn probability(&self, case: &Case) -> f64 {
         let sum: f64 = case.numbers.iter().zip(&self.weights).map(|(x, w)| x * w).sum();
-        1.0 / (1.0 + (-(sum + self.effect(&case.answer)).clamp(-30.0, 30.0)).exp())
+        logistic((sum + self.effect(&case.answer)).clamp(-30.0, 30.0))
     }
 
     /// Takes in a label.

@@ -2,7 +2,7 @@
 //!
 //! The rows in the cache's file are the truth. A store that lost some, or was away, gets them again from there.
 
-use crate::cache::now_ms;
+use crate::cache::{SWEEP_EVERY, now_ms};
 use crate::decision::AnswerId;
 use crate::semantic::Question;
 use crate::store::{EmbeddedStore, Nearest, Neighbour, Query, Row, StoreError, StoreStats, VectorStore, Which};
@@ -28,7 +28,6 @@ const SWEEP_PATIENCE: Duration = Duration::from_secs(120);
 /// After so many failed searches in a row the store is left alone, and asked this often whether it works again.
 const FAILURES_MAX: u32 = 5;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// Rows made so long before the store failed are put in again, too.
 const MARGIN_MS: i64 = 60_000;
 const NOT_BEHIND: i64 = i64::MAX;
@@ -208,6 +207,11 @@ impl Shared {
         let mut undeleted = self.undeleted.lock().unwrap_or_else(PoisonError::into_inner);
         if undeleted.len() < UNDELETED_MAX {
             undeleted.push(forgotten);
+        } else {
+            tracing::warn!(
+                tenant = forgotten.0,
+                "too much is to be removed from the vector store: the rest leaves as it expires"
+            );
         }
     }
 
