@@ -30,17 +30,11 @@ pub(crate) async fn run(binary: &Path, deaths: u64) -> Vec<Verdict> {
         if death > 0 {
             rig.start_gateway().await;
         }
-        let until = Instant::now() + Duration::from_millis(150 + (death * 7_919) % 900);
-        let mut load = JoinSet::new();
-        for worker in 0..WORKERS {
-            let (client, url, key) = (rig.client.clone(), rig.url("/v1/chat/completions"), rig.key.clone());
-            load.spawn(async move { work(client, url, key, format!("{death}-{worker}")).await });
-        }
-        tokio::time::sleep_until(until.into()).await;
-        drop(rig.gateway.take()); // SIGKILL
-        for users in load.join_all().await {
-            answered.extend(users);
-        }
+        let life = Duration::from_millis(150 + (death * 7_919) % 900);
+        let ended = kill_under_load(&mut rig, life, WORKERS, |client, url, key, worker| {
+            work(client, url, key, format!("{death}-{worker}"))
+        });
+        answered.extend(ended.await.into_iter().flatten());
     }
     rig.start_gateway().await; // settles what is left as unconfirmed
     let records = records(rig.folder.path());
@@ -88,6 +82,28 @@ pub(crate) async fn run(binary: &Path, deaths: u64) -> Vec<Verdict> {
             left.ends_with("0 unconfirmed\n") && open == 0 && difference == 0 && closed.contains("closed"),
         ),
     ]
+}
+
+/// Lets workers ask, and kills the gateway after a while; returns what each worker does. A worker gets a client, the address,
+/// a key and its number.
+pub(crate) async fn kill_under_load<F>(
+    rig: &mut Rig,
+    life: Duration,
+    workers: u64,
+    work: impl Fn(reqwest::Client, String, String, u64) -> F,
+) -> Vec<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let until = Instant::now() + life;
+    let mut load = JoinSet::new();
+    for worker in 0..workers {
+        load.spawn(work(rig.client.clone(), rig.url("/v1/chat/completions"), rig.key.clone(), worker));
+    }
+    tokio::time::sleep_until(until.into()).await;
+    drop(rig.gateway.take()); // SIGKILL
+    load.join_all().await
 }
 
 /// Asks without a pause until the gateway is gone; returns the users whose answers were whole.

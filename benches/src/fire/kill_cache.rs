@@ -1,11 +1,10 @@
 //! kill -9 of the gateway while it stores answers: what was stored is whole, and what was told a moment before is there.
 
-use crate::kill::query;
+use crate::kill::{kill_under_load, query};
 use crate::rig::{Rig, Verdict, model, provider};
 use benches::question;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 
 const WORKERS: u64 = 8;
 /// What a crash may cost: the file is written behind the answer, in batches.
@@ -20,16 +19,12 @@ pub(crate) async fn run(binary: &Path, deaths: u64) -> Vec<Verdict> {
     let mut rig = Rig::start(binary, 5, &config).await;
     let (mut told, mut lost, mut prompts) = (0, Vec::new(), 0);
     for death in 0..deaths {
-        let until = Instant::now() + Duration::from_millis(1_000 + (death * 7_919) % 900);
-        let mut load = JoinSet::new();
-        for worker in 0..WORKERS {
-            let (client, url, key) = (rig.client.clone(), rig.url("/v1/chat/completions"), rig.key.clone());
-            load.spawn(async move { work(client, url, key, format!("{death}-{worker}")).await });
-        }
-        tokio::time::sleep_until(until.into()).await;
-        drop(rig.gateway.take()); // SIGKILL
-        let died = Instant::now();
-        let answered: Vec<(String, Instant)> = load.join_all().await.into_iter().flatten().collect();
+        let life = Duration::from_millis(1_000 + (death * 7_919) % 900);
+        let died = Instant::now() + life;
+        let ended = kill_under_load(&mut rig, life, WORKERS, |client, url, key, worker| {
+            work(client, url, key, format!("{death}-{worker}"))
+        });
+        let answered: Vec<(String, Instant)> = ended.await.into_iter().flatten().collect();
         rig.start_gateway().await;
         for (text, _) in answered.iter().filter(|(_, at)| died.duration_since(*at) > BEHIND) {
             told += 1;
