@@ -7,7 +7,7 @@ use ::cache::{AnswerId, CASE_COUNT, CacheModel, EmbeddedStore, Estimate, Evidenc
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,9 +35,9 @@ pub struct Replayed {
     pub estimate: Option<Estimate>,
     /// Wrong answers of the thousand requests in a row that have most.
     pub worst_thousand: usize,
-    /// When wrong answers were given.
+    /// When wrong answers were given, rising.
     #[serde(skip)]
-    wrong_at: VecDeque<usize>,
+    wrong_at: Vec<usize>,
     /// Search and decision without the embedding: median and 99th percentile.
     pub decision_us_p50: f64,
     pub decision_us_p99: f64,
@@ -72,14 +72,24 @@ impl Replayed {
         self.hits += 1;
         self.wrong += usize::from(!is_right);
         if !is_right {
-            self.wrong_at.push_back(at);
-            self.wrong_at.retain(|wrong| *wrong + 1_000 > at);
-            self.worst_thousand = self.worst_thousand.max(self.wrong_at.len());
+            self.wrong_at.push(at);
+            let before = self.wrong_at.partition_point(|wrong| wrong + 1_000 <= at);
+            self.worst_thousand = self.worst_thousand.max(self.wrong_at.len() - before);
         }
         if at < FIRST {
             self.first.hits += 1;
             self.first.wrong += usize::from(!is_right);
         }
+    }
+
+    /// Requests after `start` until of some 500 in a row no more than this share is answered wrongly.
+    pub fn back_under(&self, error_max: f64, start: usize) -> Option<usize> {
+        let last = self.requests.checked_sub(start + 500)?;
+        let wrong_from = |at: usize| self.wrong_at.partition_point(|wrong| *wrong < at);
+        (0..=last).find(|after| {
+            let begin = start + after;
+            (wrong_from(begin + 500) - wrong_from(begin)) as f64 <= error_max * 500.0
+        })
     }
 
     /// Takes in how many microseconds each decision took.
