@@ -92,7 +92,9 @@ impl Cache {
                         rows_max: config.semantic.entries_max,
                     });
                     let (prompts, loaded) = Prompts::new(store, source, budget);
-                    let level = Semantic::new(words, model).with_evidence_error(config.semantic.evidence_error);
+                    let level = Semantic::new(words, model)
+                        .with_evidence_error(config.semantic.evidence_error)
+                        .with_confidence(config.semantic.confidence);
                     meaning = Some(Arc::new(Meaning { embedder: identity.to_owned(), level, prompts }));
                     is_loaded = Some(loaded);
                 }

@@ -67,6 +67,10 @@ impl CacheConfig {
             let problem = format!("{}; use a share from 0 to under 0.5", self.semantic.evidence_error);
             mistakes.push(("cache.semantic.evidence_error".to_owned(), problem));
         }
+        if !(0.5..=0.999).contains(&self.semantic.confidence) {
+            let problem = format!("{}; use a share from 0.5 to 0.999", self.semantic.confidence);
+            mistakes.push(("cache.semantic.confidence".to_owned(), problem));
+        }
         for (name, rules) in &self.policies {
             if let Some(value) = rules.error_max.filter(|value| !(0.0..=1.0).contains(value)) {
                 mistakes
@@ -132,6 +136,8 @@ pub struct SemanticConfig {
     pub entries_max: usize,
     /// Wrong answers / requests that the level could answer, at the most, for each tenant and policy.
     pub error_max: f64,
+    /// How often that is to hold, chance included.
+    pub confidence: f64,
     /// What an omitted temperature means for the level.
     pub unset_temperature: UnsetTemperature,
     /// An answer serves other virtual keys of its tenant only after a second one got the same.
@@ -181,6 +187,7 @@ impl Default for SemanticConfig {
             turns_max: 8,
             entries_max: 200_000,
             error_max: 0.01,
+            confidence: 0.95,
             unset_temperature: UnsetTemperature::default(),
             confirm: true,
             audit_cost_share_max: 0.25,
@@ -329,6 +336,20 @@ mod tests {
         check(r#","seed":0"#, Err(Ineligible::Reproducible));
         check(r#","logprobs":true"#, Err(Ineligible::Reproducible));
         check(r#","tools":[{"type":"function","function":{"name":"f"}}]"#, Err(Ineligible::Tools));
+    }
+
+    #[test]
+    fn shares_that_cannot_be_meant_are_named() {
+        let good = SemanticConfig::default;
+        for (semantic, field) in [
+            (SemanticConfig { error_max: 1.5, ..good() }, "error_max"),
+            (SemanticConfig { confidence: 1.0, ..good() }, "confidence"),
+            (SemanticConfig { evidence_error: 0.5, ..good() }, "evidence_error"),
+        ] {
+            let mistakes = CacheConfig { semantic, ..CacheConfig::default() }.mistakes();
+            let fields: Vec<&str> = mistakes.iter().map(|(field, _)| field.as_str()).collect();
+            assert_eq!(fields, [format!("cache.semantic.{field}")]);
+        }
     }
 
     #[test]

@@ -22,15 +22,12 @@ const CAUTIOUS_REQUESTS: u64 = 500;
 /// Share of hits that are audited.
 const AUDIT_MIN: f64 = 0.01;
 const AUDIT_MAX: f64 = 0.25;
-/// The expected number of wrong answers stays so many of its standard deviations under what is allowed, over so many
-/// requests: what is right on average is over the limit every other time.
-const MARGIN: f64 = 1.6;
+/// The expected number of wrong answers stays under what is allowed by what chance may add over so many requests: what is
+/// right on average is over the limit every other time.
 const MARGIN_REQUESTS: f64 = 6_000.0;
 const TARGET_MIN: f64 = 0.1;
 /// Hits are counted by log-odds, in tenths.
 const BINS: f64 = 10.0;
-/// Standard deviations of a one-sided interval of 95 %.
-const ONE_SIDED: f64 = 1.645;
 
 /// The controller of one tenant and policy.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,17 +56,45 @@ pub struct Estimate {
     pub audits: u64,
     /// Wrong answers / requests.
     pub error: f64,
-    /// Upper end of its one-sided 95 % interval.
+    /// Upper end of its one-sided interval.
     pub error_high: f64,
+    /// How often such an interval holds the truth.
+    pub confidence: f64,
+}
+
+/// How often the bound and the statement are to hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Confidence {
+    level: f64,
+    /// As standard deviations of a one-sided interval.
+    deviations: f64,
+}
+
+impl Confidence {
+    /// Takes a level from 0.5 to under 1. The quantile of the normal distribution is Hastings' approximation
+    /// (Abramowitz and Stegun, 26.2.23), within 4.5e-4.
+    pub(crate) fn new(level: f64) -> Self {
+        let level = level.clamp(0.5, 0.999_9);
+        let t = (-2.0 * (1.0 - level).ln()).sqrt();
+        let above = 2.515_517 + t * (0.802_853 + t * 0.010_328);
+        let below = 1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308));
+        Self { level, deviations: t - above / below }
+    }
+}
+
+impl Default for Confidence {
+    fn default() -> Self {
+        Self::new(0.95)
+    }
 }
 
 impl Controller {
     /// The least probability that may be served where at most `error_max` of the requests may be answered wrongly.
-    pub(crate) fn threshold(&self, error_max: f64) -> f64 {
+    pub(crate) fn threshold(&self, error_max: f64, confidence: Confidence) -> f64 {
         if error_max <= 0.0 {
             return NEVER;
         }
-        let target = target(error_max) * self.window.len() as f64;
+        let target = target(error_max, confidence) * self.window.len() as f64;
         let allowed = target - (self.spent - target).max(0.0);
         let mut served = self.plan.partition_point(|(p, wrong)| *wrong <= allowed && *p >= PROBABILITY_MIN);
         if let Some((next, _)) = self.plan.get(served) {
@@ -145,7 +170,7 @@ impl Controller {
     }
 
     /// The expectation over all hits, by what is known now, with the chance of the draw and the calibration's own doubt.
-    pub(crate) fn estimate(&self) -> Estimate {
+    pub(crate) fn estimate(&self, confidence: Confidence) -> Estimate {
         let (mut wrong, mut gradient, mut hits) = (0.0, [0.0; 2], 0);
         for (bin, count) in &self.hits {
             let probability = logistic(f64::from(*bin) / BINS);
@@ -162,14 +187,15 @@ impl Controller {
             hits,
             audits: self.audits,
             error: wrong / requests,
-            error_high: (wrong + ONE_SIDED * deviation) / requests,
+            error_high: (wrong + confidence.deviations * deviation) / requests,
+            confidence: confidence.level,
         }
     }
 }
 
 /// The share of wrong answers to plan for, so that chance does not carry it over `error_max`.
-fn target(error_max: f64) -> f64 {
-    error_max * (1.0 - MARGIN / (error_max * MARGIN_REQUESTS).sqrt()).max(TARGET_MIN)
+fn target(error_max: f64, confidence: Confidence) -> f64 {
+    error_max * (1.0 - confidence.deviations / (error_max * MARGIN_REQUESTS).sqrt()).max(TARGET_MIN)
 }
 
 fn bin(probability: f64) -> i32 {
@@ -197,7 +223,7 @@ mod tests {
         let (mut hits, mut wrong) = (0, 0);
         for _ in 0..requests {
             let p = 1.0 - draw().powi(3);
-            let is_hit = p >= controller.threshold(error_max);
+            let is_hit = p >= controller.threshold(error_max, Confidence::default());
             let is_right = draw() < truth(p);
             controller.saw(p);
             if is_hit {
@@ -230,7 +256,7 @@ mod tests {
             let error = wrong as f64 / 10_000.0;
             over += usize::from(error > error_max);
             worst = worst.max(error / error_max);
-            stated += usize::from(error <= controller.estimate().error_high);
+            stated += usize::from(error <= controller.estimate(Confidence::default()).error_high);
             least = least.min(hits);
         }
         (over, worst, stated, least)
@@ -261,9 +287,24 @@ mod tests {
             let mut controller = Controller::default();
             ps.iter().for_each(|p| controller.saw(*p));
             let shares = [0.0, 0.0001, 0.001, 0.01, 0.05, 0.5];
-            prop_assert!(shares.windows(2).all(|two| controller.threshold(two[0]) >= controller.threshold(two[1])));
-            prop_assert!(controller.threshold(0.0) > 1.0, "a share of nothing serves nothing");
+            prop_assert!(shares.windows(2).all(|two| controller.threshold(two[0], Confidence::default()) >= controller.threshold(two[1], Confidence::default())));
+            prop_assert!(controller.threshold(0.0, Confidence::default()) > 1.0, "a share of nothing serves nothing");
         }
+    }
+
+    #[test]
+    fn confidence_widens_what_is_said_and_narrows_what_is_served() {
+        for (level, deviations) in
+            [(0.5, 0.0), (0.8, 0.842), (0.9, 1.282), (0.95, 1.645), (0.99, 2.326), (0.999, 3.090)]
+        {
+            let got = Confidence::new(level).deviations;
+            assert!((got - deviations).abs() < 6e-4, "{level}: {got}");
+        }
+        let (controller, ..) = run(0.02, 4_000, |p| p, lcg(7));
+        let [low, high] = [0.8, 0.99].map(Confidence::new);
+        assert!(controller.threshold(0.02, low) < controller.threshold(0.02, high));
+        let [low, high] = [low, high].map(|confidence| controller.estimate(confidence));
+        assert!(low.error == high.error && low.error_high < high.error_high);
     }
 
     #[test]
@@ -273,13 +314,16 @@ mod tests {
             (0..1_000).for_each(|at| controller.saw(0.9 + 0.0001 * f64::from(at)));
         };
         saw_many(&mut controller);
-        let before = controller.threshold(0.02);
+        let before = controller.threshold(0.02, Confidence::default());
         for _ in 0..200 {
             controller.hit(0.97);
             controller.audited(0.97, label(false));
         }
         saw_many(&mut controller);
-        assert!(controller.threshold(0.02) > before && controller.estimate().error > 0.02);
+        assert!(
+            controller.threshold(0.02, Confidence::default()) > before
+                && controller.estimate(Confidence::default()).error > 0.02
+        );
     }
 
     #[test]
@@ -295,10 +339,10 @@ mod tests {
             }
         };
         saw_many(&mut controller, false);
-        let before = controller.threshold(0.02);
+        let before = controller.threshold(0.02, Confidence::default());
         saw_many(&mut controller, true);
         assert!(
-            controller.threshold(0.02) > before,
+            controller.threshold(0.02, Confidence::default()) > before,
             "50 wrong ones are expected in 2,000 requests, 34 are planned for"
         );
     }
@@ -307,17 +351,21 @@ mod tests {
     fn of_equal_probabilities_all_are_served_or_none() {
         let mut controller = Controller::default();
         (0..1_000).for_each(|_| controller.saw(0.97));
-        assert_eq!(controller.threshold(0.02), NEVER, "over 30 wrong ones are expected, 17 are planned for");
-        assert!(controller.threshold(0.06) < 0.971);
+        assert_eq!(
+            controller.threshold(0.02, Confidence::default()),
+            NEVER,
+            "over 30 wrong ones are expected, 17 are planned for"
+        );
+        assert!(controller.threshold(0.06, Confidence::default()) < 0.971);
     }
 
     #[test]
     fn nothing_uncertain_is_served_while_little_is_known() {
         let mut controller = Controller::default();
-        assert_eq!(controller.threshold(1.0), CAUTIOUS);
+        assert_eq!(controller.threshold(1.0, Confidence::default()), CAUTIOUS);
         (0..400).for_each(|_| controller.saw(0.9));
-        assert!(controller.threshold(1.0) >= CAUTIOUS);
+        assert!(controller.threshold(1.0, Confidence::default()) >= CAUTIOUS);
         (0..400).for_each(|_| controller.saw(0.9));
-        assert!(controller.threshold(1.0) <= 0.9);
+        assert!(controller.threshold(1.0, Confidence::default()) <= 0.9);
     }
 }

@@ -1,6 +1,6 @@
 //! The semantic level without its storage: what neighbours say, what labels teach, which answers are one.
 
-use crate::controller::{Controller, Estimate};
+use crate::controller::{Confidence, Controller, Estimate};
 use crate::decision::{AnswerId, Candidate, Case, make_case};
 use crate::guard::{self, Veto};
 use crate::learner::{Label, Learner};
@@ -82,6 +82,7 @@ pub struct Semantic {
     sketches: Memory<Digest, Arc<Sketch>>,
     /// How often labels from comparisons say the opposite of what is true.
     evidence_error: f64,
+    confidence: Confidence,
 }
 
 /// What labels said of answers: which are one, and which prompts they are wrong for.
@@ -118,13 +119,19 @@ impl Semantic {
     pub fn new(words: Arc<Words>, model: CacheModel) -> Self {
         let sketches = Memory::new(SKETCHES_MAX);
         let (judges, ties) = (RwLock::default(), RwLock::default());
-        Self { words, model, judges, ties, sketches, evidence_error: 0.0 }
+        Self { words, model, judges, ties, sketches, evidence_error: 0.0, confidence: Confidence::default() }
     }
 
     /// The same where labels from comparisons, not those of readers, say the opposite of what is true this often.
     #[must_use]
     pub fn with_evidence_error(self, evidence_error: f64) -> Self {
         Self { evidence_error, ..self }
+    }
+
+    /// The same where the bound and its statement are to hold this often, by default in 95 of 100.
+    #[must_use]
+    pub fn with_confidence(self, level: f64) -> Self {
+        Self { confidence: Confidence::new(level), ..self }
     }
 
     /// The words that the embedder knows, with how much each says.
@@ -179,7 +186,7 @@ impl Semantic {
             case,
             cosine: nearest.cosine,
             probability,
-            threshold: judge.controller.threshold(error_max),
+            threshold: judge.controller.threshold(error_max, self.confidence),
             audit_chance: Controller::audit_chance(probability),
         })
     }
@@ -282,7 +289,7 @@ impl Semantic {
 
     /// The error estimate of an owner.
     pub fn estimate(&self, owner: &Owner) -> Estimate {
-        self.judge(owner).lock().unwrap_or_else(PoisonError::into_inner).controller.estimate()
+        self.judge(owner).lock().unwrap_or_else(PoisonError::into_inner).controller.estimate(self.confidence)
     }
 
     /// Forgets what was learned of answers that are gone.
@@ -342,8 +349,9 @@ impl Semantic {
     /// The estimate of every owner, in order.
     pub fn estimates(&self) -> Vec<(Owner, Estimate)> {
         let judges = self.judges.read().unwrap_or_else(PoisonError::into_inner);
-        let estimate =
-            |judge: &Mutex<Judge>| judge.lock().unwrap_or_else(PoisonError::into_inner).controller.estimate();
+        let estimate = |judge: &Mutex<Judge>| {
+            judge.lock().unwrap_or_else(PoisonError::into_inner).controller.estimate(self.confidence)
+        };
         let mut estimates: Vec<_> = judges.iter().map(|(owner, judge)| (owner.clone(), estimate(judge))).collect();
         estimates.sort_by(|a, b| a.0.cmp(&b.0));
         estimates

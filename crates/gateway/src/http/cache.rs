@@ -67,8 +67,9 @@ pub(super) async fn stats(State(app): State<App>, headers: HeaderMap) -> Result<
         let rules = config.policy(name);
         let error_max = rules.error_max.map_or(config.semantic.error_max, |own| own.min(config.semantic.error_max));
         let statement = format!(
-            "≤ {:.2} % of eligible requests wrong, 95 % confidence, n = {}; estimate {:.2} %",
+            "≤ {:.2} % of eligible requests wrong, {} % confidence, n = {}; estimate {:.2} %",
             100.0 * estimate.error_high,
+            (1_000.0 * estimate.confidence).round() / 10.0,
             estimate.requests,
             100.0 * estimate.error
         );
