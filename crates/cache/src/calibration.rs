@@ -14,6 +14,10 @@ const SLOPE: f64 = 0.2;
 const FORGETTING: f64 = 0.002;
 /// Standard deviations by which the line is taken to be worse than it looks.
 const CAUTION: f64 = 0.5;
+/// The share of what the latest labels said that is left after another one, and the standard deviations, over one wrong
+/// answer, by which they must say that more is wrong until the traffic is taken to be another.
+const REMEMBERED: f64 = 0.98;
+const CHANGED: f64 = 3.0;
 /// A miss says half as much of the hits as an audited one of them.
 const MISS_WEIGHT: f64 = 0.5;
 
@@ -22,11 +26,20 @@ const MISS_WEIGHT: f64 = 0.5;
 pub(crate) struct Calibration {
     line: [f64; 2],
     covariance: [[f64; 2]; 2],
+    #[serde(default)]
+    lately: Lately,
+}
+
+/// What the latest labels said against the line: the sum of their surprises and of their information, older ones fading.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Lately {
+    surprise: f64,
+    information: f64,
 }
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { line: [0.0, 1.0], covariance: [[OFFSET * OFFSET, 0.0], [0.0, SLOPE * SLOPE]] }
+        Self { line: [0.0, 1.0], covariance: [[OFFSET * OFFSET, 0.0], [0.0, SLOPE * SLOPE]], lately: Lately::default() }
     }
 }
 
@@ -78,13 +91,33 @@ impl Calibration {
         }
         let step = product(&self.covariance);
         self.line.iter_mut().zip(step).for_each(|(value, step)| *value += step * surprise * label.weight);
-        let forgotten = FORGETTING * information.min(1.0);
-        self.covariance[0][0] += forgotten * OFFSET * OFFSET;
-        self.covariance[1][1] += forgotten * SLOPE * SLOPE;
+        self.forget(FORGETTING * information.min(1.0));
+        if self.lately.tell_a_change(surprise * label.weight, information * label.weight) {
+            self.forget(1.0);
+        }
+    }
+
+    /// Takes so much of the first uncertainty back in.
+    fn forget(&mut self, share: f64) {
+        self.covariance[0][0] += share * OFFSET * OFFSET;
+        self.covariance[1][1] += share * SLOPE * SLOPE;
     }
 
     fn corrected(&self, x: [f64; 2]) -> f64 {
         ANCHOR + self.line[0] + self.line[1] * x[1]
+    }
+}
+
+impl Lately {
+    /// Takes in a label; true where the traffic has changed for the worse, and begins anew.
+    fn tell_a_change(&mut self, surprise: f64, information: f64) -> bool {
+        self.surprise = REMEMBERED * self.surprise + surprise;
+        self.information = REMEMBERED * REMEMBERED * self.information + information;
+        let is_change = self.surprise < -1.0 - CHANGED * self.information.sqrt();
+        if is_change {
+            *self = Self::default();
+        }
+        is_change
     }
 }
 
@@ -129,6 +162,22 @@ mod tests {
         }
         assert!((calibration.wrong(0.95) - 0.1).abs() < 0.02, "{}", calibration.wrong(0.95));
         assert!(calibration.variance([1.0, 0.0]) < before / 4.0);
+    }
+
+    #[test]
+    fn what_was_learned_is_doubted_once_the_traffic_is_another() {
+        let learned = || {
+            let mut calibration = Calibration::default();
+            (0..4_000).for_each(|at| calibration.audited(0.95, label(at % 50 != 0, 0.0)));
+            calibration
+        };
+        let (mut same, mut other) = (learned(), learned());
+        let settled = same.variance([1.0, 0.0]);
+        (0..60).for_each(|at| same.audited(0.95, label(at % 50 != 25, 0.0)));
+        assert!(same.variance([1.0, 0.0]) < 1.2 * settled, "the same traffic goes on");
+        // A fifth is wrong from now on: 60 labels bring it well on the way.
+        (0..60).for_each(|at| other.audited(0.95, label(at % 5 != 0, 0.0)));
+        assert!(other.wrong(0.95) > 0.07 && same.wrong(0.95) < 0.04, "{} {}", other.wrong(0.95), same.wrong(0.95));
     }
 
     #[test]

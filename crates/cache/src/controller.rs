@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn confidence_widens_what_is_said_and_narrows_what_is_served() {
         for (level, deviations) in
-            [(0.5, 0.0), (0.8, 0.842), (0.9, 1.282), (0.95, 1.645), (0.99, 2.326), (0.999, 3.090)]
+            [(0.5, 0.0), (0.8, 0.8416), (0.9, 1.2816), (0.95, 1.6449), (0.99, 2.3263), (0.999, 3.0902)]
         {
             let got = Confidence::new(level).deviations;
             assert!((got - deviations).abs() < 6e-4, "{level}: {got}");

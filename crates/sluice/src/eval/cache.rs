@@ -91,7 +91,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let name = arguments.stream.as_deref().unwrap_or_default();
     let mut arrivals = read_stream(&arguments.data, name)?;
+    let mut change = None;
     if let Some(then) = &arguments.then {
+        change = arrivals.len().checked_sub(arguments.from);
         arrivals.extend(read_stream(&arguments.data, then)?.into_iter().map(Arrival::of_other_classes));
     }
     let all = arrivals.len();
@@ -103,7 +105,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let stream = prepare(name, arrivals, &embedder, |done| embedding.set_position(done as u64)).await?;
     embedding.finish_and_clear();
     let comparing = Comparing { error: arguments.evidence_error, available: arguments.evidence_available };
-    let task = Task { stream, rows, model, words: embedder.words(), comparing };
+    let task = Task { stream, rows, change, model, words: embedder.words(), comparing };
     let (seeds, error_max) = (arguments.seed.clone(), arguments.error_max.clone());
     let report = tokio::task::spawn_blocking(move || task.run(&methods, &seeds, &error_max));
     let report = report.await.map_err(|error| Failure::Request(error.to_string()))?;
@@ -137,6 +139,8 @@ pub(crate) fn bar(length: usize, what: &str) -> ProgressBar {
 struct Task {
     stream: Stream,
     rows: Range<usize>,
+    /// The row with which other traffic begins.
+    change: Option<usize>,
     model: CacheModel,
     words: Words,
     comparing: Comparing,
@@ -145,6 +149,7 @@ struct Task {
 struct Report {
     stream: String,
     requests: usize,
+    change: Option<usize>,
     /// Share of requests whose class was seen before.
     oracle: f64,
     curves: Vec<(Method, Vec<Point>)>,
@@ -178,7 +183,7 @@ impl Task {
         let rows = &self.stream.rows[self.rows.clone()];
         let repeated = rows.iter().filter(|row| !seen.insert((row.scope, row.class))).count();
         let oracle = repeated as f64 / rows.len() as f64;
-        Report { stream: self.stream.name.clone(), requests: rows.len(), oracle, curves, kept }
+        Report { stream: self.stream.name.clone(), requests: rows.len(), change: self.change, oracle, curves, kept }
     }
 }
 
@@ -194,6 +199,10 @@ impl Report {
             row["seed"] = json!(seed);
             row["error"] = json!(replayed.error());
             row["net"] = json!(replayed.net());
+            row["audits_per_hit"] = json!(replayed.audits as f64 / replayed.hits.max(1) as f64);
+            if let Some(change) = self.change {
+                row["back_under_after"] = json!(replayed.back_under(*share, change));
+            }
             row
         };
         json!({
@@ -255,6 +264,14 @@ impl Report {
             );
         }
         println!("  * of the first 6,000 requests; ** of any 1,000 in a row");
+        if let Some(change) = self.change {
+            println!("\nafter how many requests of the other traffic 500 in a row are under what may be wrong:");
+            for (share, seed, replayed) in &self.kept {
+                let back = replayed.back_under(*share, change);
+                let back = back.map_or_else(|| "never".to_owned(), |after| after.to_string());
+                println!("  {:>9} {seed:>4} {back:>7}", format!("{} %", 100.0 * share));
+            }
+        }
     }
 }
 
