@@ -1,14 +1,19 @@
 //! What the predictor sees of a prompt: hashed words and word pairs, and counts that tell hard from easy.
 
+use std::collections::HashSet;
+
 /// Changes whenever the numbers below change; an artefact of another version is refused.
-pub const FEATURES_VERSION: u32 = 1;
+pub const FEATURES_VERSION: u32 = 2;
 /// Buckets of the hashed 1- and 2-grams.
 pub const SPARSE_COUNT: usize = 1 << 15;
 /// Length of [`Features::dense`].
-pub const DENSE_COUNT: usize = 16;
+pub const DENSE_COUNT: usize = 24;
 
 /// Characters read of a prompt; longer ones are hard for other reasons than their tail.
 const CHARS_MAX: usize = 8_000;
+
+/// Different numbers counted of a prompt.
+const NUMBERS_MAX: usize = 64;
 
 /// The features of one prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +92,7 @@ fn dense(text: &str, words: &[String]) -> [f32; DENSE_COUNT] {
     let count_words = |wanted: &[&str]| words.iter().filter(|word| wanted.contains(&word.as_str())).count() as f32;
     let count_text = |wanted: &[&str]| wanted.iter().map(|mark| text.matches(mark).count()).sum::<usize>() as f32;
     let letters: usize = words.iter().map(|word| word.chars().count()).sum();
+    let numbers = numbers(text);
     let long = words.iter().filter(|word| word.chars().count() >= 9).count() as f32;
     [
         chars.ln(),
@@ -108,7 +114,76 @@ fn dense(text: &str, words: &[String]) -> [f32; DENSE_COUNT] {
             "if", "each", "per", "then", "total", "how", "many", "much", "times", "percent", "prove", "find",
         ]))
         .ln(),
+        (1.0 + sentences(text)).ln(),
+        (1.0 + numbers.len() as f32).ln(),
+        (1.0 + numbers.iter().copied().fold(0.0, f32::max)).ln(),
+        words.iter().collect::<HashSet<_>>().len() as f32 / word_count,
+        (1.0 + count_text(&[","])).ln(),
+        (1.0 + count_text(&["%"])).ln(),
+        (1.0 + count_words(&PARTS)).ln(),
+        (1.0 + capitalised(text)).ln(),
     ]
+}
+
+/// Words of shares, multiples and comparisons: arithmetic in disguise.
+const PARTS: [&str; 19] = [
+    "half",
+    "third",
+    "quarter",
+    "twice",
+    "double",
+    "triple",
+    "fraction",
+    "ratio",
+    "percent",
+    "average",
+    "more",
+    "less",
+    "fewer",
+    "remaining",
+    "left",
+    "rest",
+    "than",
+    "each",
+    "every",
+];
+
+fn sentences(text: &str) -> f32 {
+    let mut chars = text.chars().peekable();
+    let mut count = 0.0;
+    while let Some(c) = chars.next() {
+        if ".!?".contains(c) && chars.peek().is_none_or(|next| next.is_whitespace()) {
+            count += 1.0;
+        }
+    }
+    count
+}
+
+/// The different numbers of a text, thousands separated by commas or not.
+fn numbers(text: &str) -> Vec<f32> {
+    let mut found = Vec::new();
+    for run in text.split(|c: char| !c.is_ascii_digit() && c != ',' && c != '.') {
+        let digits: String = run.trim_matches(['.', ',']).chars().filter(|c| *c != ',').collect();
+        if let Ok(number) = digits.parse::<f32>()
+            && number.is_finite()
+            && !found.contains(&number)
+        {
+            found.push(number);
+            if found.len() == NUMBERS_MAX {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Words that begin with a capital and go on in small letters.
+fn capitalised(text: &str) -> f32 {
+    let is_capitalised = |word: &&str| {
+        let mut chars = word.chars();
+        chars.next().is_some_and(char::is_uppercase) && chars.next().is_some_and(char::is_lowercase)
+    };
+    text.split(|c: char| !c.is_alphanumeric()).filter(is_capitalised).count() as f32
 }
 
 /// How many answers a multiple-choice prompt offers: lines that begin with a letter and a full stop or bracket.
@@ -131,6 +206,8 @@ mod tests {
         let features = Features::of("one two two");
         let length: f32 = features.sparse.iter().map(|(_, weight)| weight * weight).sum();
         assert!((length - 1.0).abs() < 1e-5);
+        assert_eq!((sentences("One. Two? 3.5 three"), capitalised("A Robe takes iPod Blue")), (2.0, 2.0));
+        assert_eq!(numbers("1,200 of 3.5, then 3.5 and 7."), [1_200.0, 3.5, 7.0]);
         assert_eq!(options("Q?\nA. x\nB) y\nAnswer: z"), 2.0);
     }
 

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Prints APGR, CPT50 and CPT80 on the dev rows, beside random order and a category lookup.
+    /// Measures routers on recorded outcomes: on a pair of models, and over many by cost.
     Router(router::Arguments),
     /// Replays labelled streams through the cache's decision, or judges labelled pairs.
     Cache(cache::Arguments),
@@ -15,7 +15,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Router(arguments) => router::run(&arguments),
+        Command::Router(arguments) => router::run(&arguments).await,
         Command::Cache(arguments) => cache::run(&arguments).await,
     }
 }

@@ -1,10 +1,22 @@
-//! The router's predictor: fitted on recorded outcomes, measured on outcomes it has not seen.
+//! The router's models: fitted on recorded outcomes, measured on outcomes they have not seen.
 
 mod evaluate;
 mod fit;
+mod frontier;
+mod head;
+mod lbfgs;
 mod length;
 mod outcomes;
+mod pair;
+mod prepared;
+mod scorers;
+mod splits;
 
-pub use evaluate::{Evaluation, Interval, Measured, evaluate};
+pub use evaluate::{ByCost, Evaluation, OnPair, Plan, Single, evaluate};
 pub use fit::{Fitted, fit};
-pub use outcomes::{Outcome, OutcomeRow, SHIPPABLE, Split, read_outcomes};
+pub use frontier::{Frontier, Point};
+pub use outcomes::{Outcome, OutcomeRow, SHIPPABLE, Split, read_outcome_file, read_outcomes};
+pub use pair::Interval;
+pub use prepared::{Prompt, prepare_prompts};
+pub use scorers::Scorer;
+pub use splits::Protocol;

@@ -1,14 +1,13 @@
 //! Labelled streams of prompts and labelled pairs, with their vectors.
 
 use crate::data::{DataError, find, read_rows};
+use crate::embed::embed_all;
 use ::cache::{AnswerId, Earlier, EmbeddedStore, Neighbour, Query, Question, Row};
 use embedding::{Embedder, EmbeddingError};
 use protocol::{Digest, digest_of};
 use serde::Deserialize;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// One row of a stream: a prompt, or a conversation, and the class of its right answer.
 #[derive(Debug, Clone, Deserialize)]
@@ -197,34 +196,4 @@ impl Arrival {
         let earlier = (!before.is_empty()).then(|| before.join("\n"));
         (last.to_owned(), earlier, digest_of(of("assistant").join("\u{1}").as_bytes()), self.cls)
     }
-}
-
-/// Texts that wait for the embedder together.
-const AT_ONCE: usize = 128;
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Shortest first, so that texts of one length are computed together.
-async fn embed_all(
-    mut texts: Vec<String>,
-    embedder: &Embedder,
-    progress: impl Fn(usize),
-) -> Result<HashMap<String, Vec<f32>>, EmbeddingError> {
-    texts.sort_by_key(|text| (text.len(), text.clone()));
-    texts.dedup();
-    let mut vectors = HashMap::with_capacity(texts.len());
-    for chunk in texts.chunks(AT_ONCE) {
-        let waiting: Vec<_> = chunk
-            .iter()
-            .map(|text| {
-                let (embedder, text) = (embedder.clone(), text.clone());
-                tokio::spawn(async move { embedder.embed(text, PATIENCE).await })
-            })
-            .collect();
-        for (text, task) in chunk.iter().zip(waiting) {
-            let embedded = task.await.map_err(|error| EmbeddingError::Model(error.to_string()))??;
-            vectors.insert(text.clone(), embedded.vector);
-        }
-        progress(vectors.len());
-    }
-    Ok(vectors)
 }

@@ -3,6 +3,7 @@
 use super::replay::{Comparing, Replayed, Rule, Words, replay};
 use super::rivals::{fixed_cosine, vcache};
 use super::streams::Stream;
+use crate::chart::{Axis, Chart, Line};
 use ::cache::CacheModel;
 use serde::Serialize;
 use std::ops::Range;
@@ -94,62 +95,28 @@ pub fn net_at(points: &[Point], error: f64) -> Option<f64> {
 
 /// A chart of hits against error, one line a method, as SVG.
 pub fn chart(title: &str, curves: &[(Method, Vec<Point>)]) -> String {
-    const WIDTH: f64 = 640.0;
-    const HEIGHT: f64 = 400.0;
-    const LEFT: f64 = 56.0;
-    const BOTTOM: f64 = 44.0;
-    let error_max = 0.06;
-    let most = curves.iter().flat_map(|(_, points)| points).filter(|point| point.error <= error_max);
-    let net_max = most.map(|point| point.net).fold(0.05, f64::max) * 1.1;
-    let x = |error: f64| LEFT + (WIDTH - LEFT - 16.0) * error / error_max;
-    let y = |net: f64| HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 40.0) * net.max(0.0) / net_max;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n<text x=\"{LEFT}\" y=\"20\" font-size=\"14\">{title}</text>\n"
-    );
-    for step in 0..=6 {
-        let error = f64::from(step) / 100.0;
-        let (at, base) = (x(error), HEIGHT - BOTTOM);
-        svg += &format!(
-            "<line x1=\"{at:.1}\" y1=\"40\" x2=\"{at:.1}\" y2=\"{base}\" stroke=\"#ddd\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{step} %</text>\n",
-            base + 16.0
-        );
-    }
-    for step in 0..=4 {
-        let net = net_max * f64::from(step) / 4.0;
-        svg += &format!(
-            "<line x1=\"{LEFT}\" y1=\"{0:.1}\" x2=\"{1}\" y2=\"{0:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{2}\" y=\"{0:.1}\" text-anchor=\"end\">{3:.0} %</text>\n",
-            y(net),
-            WIDTH - 16.0,
-            LEFT - 6.0,
-            net * 100.0
-        );
-    }
-    svg += &format!(
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">wrong answers / requests</text>\n",
-        WIDTH / 2.0,
-        HEIGHT - 8.0
-    );
-    for (at, (method, points)) in curves.iter().enumerate() {
+    const ERROR_MAX: f64 = 0.06;
+    let shown = |point: &&Point| point.error <= ERROR_MAX;
+    let most = curves.iter().flat_map(|(_, points)| points).filter(shown).map(|point| point.net).fold(0.05, f64::max);
+    let lines = curves.iter().map(|(method, points)| {
         let (name, colour) = match method {
             Method::Static => ("one cosine for all", "#888"),
             Method::Vcache => ("vCache (our reading)", "#c60"),
             Method::Sluice => ("Sluice, audits taken off", "#06c"),
         };
-        let line: Vec<String> = points
-            .iter()
-            .filter(|point| point.error <= error_max)
-            .map(|point| format!("{:.1},{:.1}", x(point.error), y(point.net)))
-            .collect();
-        svg += &format!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
-             <text x=\"{}\" y=\"{}\" fill=\"{colour}\">{name}</text>\n",
-            line.join(" "),
-            LEFT + 12.0,
-            56 + 16 * at
-        );
-    }
-    svg + "</svg>\n"
+        Line {
+            name,
+            colour,
+            points: points.iter().filter(shown).map(|point| (point.error, point.net.max(0.0))).collect(),
+        }
+    });
+    let show = |share: f64| format!("{:.0} %", 100.0 * share);
+    let chart = Chart {
+        title,
+        x: Axis { name: "wrong answers / requests", from: 0.0, to: ERROR_MAX, marks: 6, show },
+        y: Axis { name: "", from: 0.0, to: 1.1 * most, marks: 4, show },
+        lines: lines.collect(),
+        dots: Vec::new(),
+    };
+    chart.svg()
 }

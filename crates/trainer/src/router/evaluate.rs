@@ -1,213 +1,302 @@
-//! Measuring a router on a pair of models by RouteLLM's definitions (arXiv 2406.18665, section 3): at each share of
-//! calls to the strong model, the performance gap recovered; APGR is its mean over all shares, CPT50 and CPT80 the
-//! share at which half and four fifths are recovered.
+//! Measures routers on recorded outcomes: on a pair of models, and over many by cost.
 
-use super::outcomes::{OutcomeRow, Split};
-use ::router::{Features, Predictor, probability};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use super::frontier::{Frontier, Point, sweep};
+use super::pair::{Interval, Measured, measure};
+use super::prepared::Prompt;
+use super::scorers::{Scorer, Table, costs, qualities};
+use super::splits::{Part, Protocol, parts};
+use crate::chart::{Axis, Chart, Line};
+use ::router::Predictor;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
-/// Resamples for the intervals.
-const RESAMPLES: usize = 1_000;
-
-/// A value with its 95 % bootstrap interval over question groups.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct Interval {
-    pub value: f64,
-    pub low: f64,
-    pub high: f64,
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub protocol: Protocol,
+    /// Labelled prompts to learn from; all where not given.
+    pub labels: Option<usize>,
+    pub seeds: Vec<u64>,
+    /// Strong and weak; by default the best model and the cheapest one that is worse.
+    pub pair: Option<(String, String)>,
+    /// The models of the comparison by cost; by default all that have outcomes for most prompts.
+    pub models: Vec<String>,
 }
 
-/// One way of ordering the prompts.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Measured {
-    pub router: &'static str,
+/// A model by itself, on the tested prompts.
+#[derive(Debug, Clone, Serialize)]
+pub struct Single {
+    pub model: String,
+    pub score: f64,
+    pub cost_usd: f64,
+}
+
+/// One router on the pair, over the seeds.
+#[derive(Debug, Clone, Serialize)]
+pub struct OnPair {
+    pub router: Scorer,
+    /// Mean over the seeds; the interval is a bootstrap over question groups with the first seed's labels.
     pub apgr: Interval,
-    /// Share of calls to the strong model, 0 to 100, that recovers half of the gap.
+    pub apgr_deviation: f64,
     pub cpt50: f64,
     pub cpt80: f64,
 }
 
-/// All rows for one source and pair.
-#[derive(Debug, Clone, serde::Serialize)]
+/// One router over many models, over the seeds.
+#[derive(Debug, Clone, Serialize)]
+pub struct ByCost {
+    pub router: Scorer,
+    /// Of the first seed, for the chart.
+    #[serde(flatten)]
+    pub frontier: Frontier,
+}
+
+/// Everything measured on one source.
+#[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
     pub source: String,
+    pub prompts: usize,
+    pub labels: usize,
     pub strong: String,
     pub weak: String,
-    pub prompts: usize,
-    pub strong_score: f64,
-    pub weak_score: f64,
-    pub measured: Vec<Measured>,
+    pub singles: Vec<Single>,
+    pub pair: Vec<OnPair>,
+    /// Empty where costs are unknown or there are only two models.
+    pub by_cost: Vec<ByCost>,
+    /// What drawing among single models reaches: a router that knows nothing of the prompt.
+    pub zero: Option<Frontier>,
+    /// Mean distance between expected and found quality, in ten steps, weighted by how often each is expected.
+    pub calibration_error: f64,
 }
 
-/// One held-out prompt.
-struct Case<'a> {
-    row: &'a OutcomeRow,
-    strong: f64,
-    weak: f64,
+/// The tested prompts of all parts of one seed, with what each scorer expects.
+struct Tested<'a> {
+    prompts: Vec<&'a Prompt>,
+    expected: BTreeMap<Scorer, Table>,
+    costs: Table,
+    labels: usize,
 }
 
-/// Measures `predictor` on the dev rows of `source`, beside random order and a lookup of the category's mean gain in the
-/// training rows. Groups that occur in any training row are left out. `None` when the source has no usable pair.
-pub fn evaluate(rows: &[OutcomeRow], source: &str, predictor: &Predictor, seed: u64) -> Option<Evaluation> {
-    let trained: HashSet<&str> =
-        rows.iter().filter(|row| row.split == Split::Train).map(|row| row.group.as_str()).collect();
-    let (strong, weak) = pair(rows.iter().filter(|row| row.source == source))?;
-    let case = |row: &'_ OutcomeRow| -> Option<(f64, f64)> {
-        Some((row.outcomes.get(&strong)?.0, row.outcomes.get(&weak)?.0))
-    };
-    let held_out = rows
+/// Measures every router on prompts of one source. `None` where no pair of models has outcomes for them.
+pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl Fn()) -> Option<Evaluation> {
+    let complete = complete_models(prompts);
+    let (strong, weak) = plan.pair.clone().or_else(|| default_pair(prompts, &complete))?;
+    let mut models = if plan.models.is_empty() { complete } else { plan.models.clone() };
+    models.extend([&strong, &weak].into_iter().filter(|name| !models.contains(name)).cloned().collect::<Vec<_>>());
+    let tested: Vec<Tested> = plan
+        .seeds
         .iter()
-        .filter(|row| row.source == source && row.split == Split::Dev && !trained.contains(row.group.as_str()));
-    let cases: Vec<Case> =
-        held_out.filter_map(|row| case(row).map(|(strong, weak)| Case { row, strong, weak })).collect();
-    let (able_strong, able_weak) = (predictor.ability(&strong)?, predictor.ability(&weak)?);
-    let gain = |case: &Case| {
-        let difficulty = predictor.difficulty(&Features::of(&case.row.prompt));
-        f64::from(probability(able_strong, difficulty) - probability(able_weak, difficulty))
-    };
-    let lookup = category_gains(rows, source, &strong, &weak);
-    let by_category = |case: &Case| lookup.get(case.row.category.as_str()).copied().unwrap_or(0.0);
-    let rows: [(&'static str, Vec<f64>); 3] = [
-        ("random", vec![0.0; cases.len()]),
-        ("category lookup", cases.iter().map(by_category).collect()),
-        ("predictor", cases.iter().map(gain).collect()),
-    ];
-    let measured = rows.into_iter().map(|(router, scores)| measure(router, &cases, &scores, seed)).collect();
-    let mean = |of: fn(&Case) -> f64| cases.iter().map(of).sum::<f64>() / cases.len().max(1) as f64;
+        .map(|seed| {
+            let tested = test(prompts, &parts(prompts, plan.protocol, plan.labels, *seed), &models, shipped, *seed);
+            told();
+            tested
+        })
+        .collect();
+    let first = tested.first().filter(|tested| !tested.prompts.is_empty())?;
+    let scorers = || Scorer::ALL.into_iter().filter(|scorer| tested.iter().all(|t| t.expected.contains_key(scorer)));
+    let at = |name: &String| models.iter().position(|model| model == name).unwrap_or(0);
+    let (strong_at, weak_at) = (at(&strong), at(&weak));
+    let pair = scorers().map(|scorer| on_pair(scorer, &tested, (&strong, strong_at), (&weak, weak_at), &plan.seeds));
+    let pair = pair.collect();
+    let singles = singles(first, &models);
+    let (by_cost, zero) = by_cost(scorers(), &tested, &models, &plan.models, &singles);
     Some(Evaluation {
-        source: source.to_owned(),
-        prompts: cases.len(),
-        strong_score: mean(|case| case.strong),
-        weak_score: mean(|case| case.weak),
+        source: prompts.first().map(|prompt| prompt.row.source.clone()).unwrap_or_default(),
+        prompts: first.prompts.len(),
+        labels: first.labels,
+        calibration_error: calibration_error(first, &models),
         strong,
         weak,
-        measured,
+        singles,
+        pair,
+        by_cost,
+        zero,
     })
 }
 
-/// The best model and the cheapest one that is worse; of a source with two models, these two.
-fn pair<'a>(rows: impl Iterator<Item = &'a OutcomeRow>) -> Option<(String, String)> {
-    let mut sums: BTreeMap<&str, (f64, f64, f64)> = BTreeMap::new();
-    for (name, outcome) in rows.flat_map(|row| &row.outcomes) {
-        let sum = sums.entry(name).or_default();
-        *sum = (sum.0 + 1.0, sum.1 + outcome.0, sum.2 + outcome.2.unwrap_or(0.0));
-    }
-    let most = sums.values().map(|sum| sum.0).fold(0.0, f64::max);
-    let means = sums.iter().filter(|(_, sum)| sum.0 > 0.9 * most);
-    let means: Vec<(&str, f64, f64)> = means.map(|(name, sum)| (*name, sum.1 / sum.0, sum.2 / sum.0)).collect();
-    let strong = means.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-    let weaker = means.iter().filter(|model| model.1 < strong.1 - 0.02);
-    let weak = weaker.min_by(|a, b| a.2.total_cmp(&b.2))?;
-    Some((strong.0.to_owned(), weak.0.to_owned()))
-}
-
-fn category_gains<'a>(rows: &'a [OutcomeRow], source: &str, strong: &str, weak: &str) -> HashMap<&'a str, f64> {
-    let mut sums: HashMap<&str, (f64, f64)> = HashMap::new();
-    for row in rows.iter().filter(|row| row.source == source && row.split == Split::Train) {
-        if let (Some(strong), Some(weak)) = (row.outcomes.get(strong), row.outcomes.get(weak)) {
-            let sum = sums.entry(&row.category).or_default();
-            *sum = (sum.0 + 1.0, sum.1 + strong.0 - weak.0);
-        }
-    }
-    sums.into_iter().map(|(category, (count, gain))| (category, gain / count)).collect()
-}
-
-fn measure(router: &'static str, cases: &[Case], scores: &[f64], seed: u64) -> Measured {
-    let all: Vec<usize> = (0..cases.len()).collect();
-    let curve = Curve::of(cases, scores, &all);
-    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (at, case) in cases.iter().enumerate() {
-        groups.entry(&case.row.group).or_default().push(at);
-    }
-    let groups: Vec<&Vec<usize>> = groups.values().collect();
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut resampled: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let drawn: Vec<usize> =
-                (0..groups.len()).flat_map(|_| groups[random.random_range(0..groups.len())].iter().copied()).collect();
-            Curve::of(cases, scores, &drawn).apgr()
-        })
-        .filter(|apgr| apgr.is_finite())
-        .collect();
-    resampled.sort_by(f64::total_cmp);
-    let quantile = |share: f64| {
-        let at = (share * resampled.len() as f64) as usize;
-        resampled.get(at.min(resampled.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+fn test<'a>(prompts: &'a [Prompt], parts: &[Part], models: &[String], shipped: &Predictor, seed: u64) -> Tested<'a> {
+    let mut tested =
+        Tested { prompts: Vec::new(), expected: BTreeMap::new(), costs: vec![Vec::new(); models.len()], labels: 0 };
+    let append = |table: &mut Table, more: Table| {
+        table.iter_mut().zip(more).for_each(|(row, mut more)| row.append(&mut more));
     };
-    let apgr = Interval { value: curve.apgr(), low: quantile(0.025), high: quantile(0.975) };
-    Measured { router, apgr, cpt50: curve.share_to_recover(0.5), cpt80: curve.share_to_recover(0.8) }
-}
-
-/// Share of calls to the strong model and the part of the gap recovered, from (0, 0) to (1, 1). Prompts with equal scores
-/// are one straight piece, which is what drawing among them gives on average.
-struct Curve(Vec<(f64, f64)>);
-
-impl Curve {
-    fn of(cases: &[Case], scores: &[f64], drawn: &[usize]) -> Self {
-        let mut order = drawn.to_vec();
-        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-        let gap: f64 = order.iter().map(|at| cases[*at].strong - cases[*at].weak).sum();
-        let mut points = vec![(0.0, 0.0)];
-        let mut recovered = 0.0;
-        for (rank, at) in order.iter().enumerate() {
-            recovered += cases[*at].strong - cases[*at].weak;
-            let ends_tie = order.get(rank + 1).is_none_or(|next| scores[*next] != scores[*at]);
-            if ends_tie {
-                points.push(((rank + 1) as f64 / order.len() as f64, recovered / gap));
+    for part in parts {
+        tested.prompts.extend(part.test.iter().map(|at| &prompts[*at]));
+        tested.labels = tested.labels.max(part.train.len());
+        append(&mut tested.costs, costs(prompts, part, models));
+        for scorer in Scorer::ALL {
+            if let Some(more) = qualities(scorer, (prompts, part), models, shipped, seed) {
+                append(tested.expected.entry(scorer).or_insert_with(|| vec![Vec::new(); models.len()]), more);
             }
         }
-        Self(points)
     }
+    tested
+}
 
-    fn apgr(&self) -> f64 {
-        self.0.windows(2).map(|ends| (ends[1].0 - ends[0].0) * (ends[0].1 + ends[1].1) / 2.0).sum()
-    }
+/// Models with outcomes for nine of ten prompts.
+fn complete_models(prompts: &[Prompt]) -> Vec<String> {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    prompts.iter().flat_map(|prompt| prompt.row.outcomes.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
+    let complete = counts.into_iter().filter(|(_, count)| count * 10 >= prompts.len() * 9);
+    complete.map(|(name, _)| name.clone()).collect()
+}
 
-    /// The least share of strong calls, 0 to 100, at which this part of the gap is recovered.
-    fn share_to_recover(&self, part: f64) -> f64 {
-        for ends in self.0.windows(2) {
-            let ((from, low), (to, high)) = (ends[0], ends[1]);
-            if high >= part {
-                let along = if high > low { (part - low) / (high - low) } else { 1.0 };
-                return 100.0 * (from + (to - from) * along.clamp(0.0, 1.0));
+/// The best model and the cheapest one that is worse; of two models, these two.
+fn default_pair(prompts: &[Prompt], models: &[String]) -> Option<(String, String)> {
+    let mean = |name: &String, of: fn(&super::outcomes::Outcome) -> f64| {
+        let values: Vec<f64> = prompts.iter().filter_map(|prompt| prompt.row.outcomes.get(name)).map(of).collect();
+        values.iter().sum::<f64>() / values.len().max(1) as f64
+    };
+    let score = |name: &String| mean(name, |outcome| outcome.0);
+    let cost = |name: &String| mean(name, |outcome| outcome.2.unwrap_or(0.0));
+    let strong = models.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    let weaker = models.iter().filter(|name| score(name) < score(strong) - 0.02);
+    let weak = weaker.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
+    Some((strong.clone(), weak.clone()))
+}
+
+fn on_pair(
+    scorer: Scorer,
+    tested: &[Tested],
+    (strong, strong_at): (&String, usize),
+    (weak, weak_at): (&String, usize),
+    seeds: &[u64],
+) -> OnPair {
+    let measured: Vec<Measured> = tested
+        .iter()
+        .zip(seeds)
+        .enumerate()
+        .map(|(at, (tested, seed))| {
+            let table = &tested.expected[&scorer];
+            let mut cases = Vec::new();
+            for (case, prompt) in tested.prompts.iter().enumerate() {
+                let of = |name: &String| prompt.row.outcomes.get(name).map(|outcome| outcome.0);
+                if let (Some(strong), Some(weak)) = (of(strong), of(weak)) {
+                    let gain = table[strong_at][case] - table[weak_at][case];
+                    // Drawing by lot is what equal scores mean.
+                    let gain = if scorer == Scorer::Random { 0.0 } else { gain };
+                    cases.push((prompt.row.group.as_str(), strong - weak, gain));
+                }
             }
-        }
-        100.0
+            measure(&cases, if at == 0 { Some(*seed) } else { None })
+        })
+        .collect();
+    let count = measured.len().max(1) as f64;
+    let mean = |of: fn(&Measured) -> f64| measured.iter().map(of).sum::<f64>() / count;
+    let apgr = mean(|one| one.apgr.value);
+    let deviation = (measured.iter().map(|one| (one.apgr.value - apgr).powi(2)).sum::<f64>() / count).sqrt();
+    OnPair {
+        router: scorer,
+        apgr: Interval { value: apgr, ..measured[0].apgr },
+        apgr_deviation: deviation,
+        cpt50: mean(|one| one.cpt50),
+        cpt80: mean(|one| one.cpt80),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::outcomes::Outcome;
-    use super::*;
+fn outcome_points(tested: &Tested, models: &[String]) -> Vec<Vec<Point>> {
+    let of = |model: &String| -> Vec<Point> {
+        let points = tested.prompts.iter().map(|prompt| {
+            let outcome = prompt.row.outcomes.get(model);
+            outcome.map_or((0.0, 0.0), |outcome| (outcome.2.unwrap_or(0.0), outcome.0))
+        });
+        points.collect()
+    };
+    models.iter().map(of).collect()
+}
 
-    fn row(at: usize, strong: f64, weak: f64) -> OutcomeRow {
-        let outcomes = [("s".to_owned(), Outcome(strong, None, None)), ("w".to_owned(), Outcome(weak, None, None))];
-        OutcomeRow {
-            source: "x".into(),
-            category: "c".into(),
-            split: Split::Dev,
-            group: at.to_string(),
-            prompt: String::new(),
-            outcomes: outcomes.into_iter().collect(),
+fn singles(tested: &Tested, models: &[String]) -> Vec<Single> {
+    let points = outcome_points(tested, models);
+    let count = tested.prompts.len().max(1) as f64;
+    let single = |(model, points): (&String, &Vec<Point>)| Single {
+        model: model.clone(),
+        score: points.iter().map(|point| point.1).sum::<f64>() / count,
+        cost_usd: points.iter().map(|point| point.0).sum::<f64>() / count,
+    };
+    models.iter().zip(&points).map(single).collect()
+}
+
+fn by_cost(
+    scorers: impl Iterator<Item = Scorer>,
+    tested: &[Tested],
+    models: &[String],
+    wanted: &[String],
+    singles: &[Single],
+) -> (Vec<ByCost>, Option<Frontier>) {
+    let kept: Vec<usize> = (0..models.len()).filter(|at| wanted.is_empty() || wanted.contains(&models[*at])).collect();
+    let points: Vec<Point> = kept.iter().map(|at| (singles[*at].cost_usd, singles[*at].score)).collect();
+    if kept.len() < 3 || points.iter().any(|point| point.0 <= 0.0) {
+        return (Vec::new(), None);
+    }
+    let names: Vec<String> = kept.iter().map(|at| models[*at].clone()).collect();
+    let pick = |table: &Table| -> Table { kept.iter().map(|at| table[*at].clone()).collect() };
+    let measured = scorers.map(|scorer| {
+        let frontiers: Vec<Frontier> = tested
+            .iter()
+            .map(|tested| {
+                let outcomes = outcome_points(tested, &names);
+                let expected = pick(&tested.expected[&scorer]);
+                let true_costs: Table = outcomes.iter().map(|of| of.iter().map(|point| point.0).collect()).collect();
+                let costs = if scorer == Scorer::Oracle { true_costs } else { pick(&tested.costs) };
+                Frontier::of(&sweep(&expected, &costs, &outcomes), &points)
+            })
+            .collect();
+        ByCost { router: scorer, frontier: Frontier::mean(frontiers) }
+    });
+    (measured.collect(), Some(Frontier::of(&points, &points)))
+}
+
+fn calibration_error(tested: &Tested, models: &[String]) -> f64 {
+    let Some(table) = tested.expected.get(&Scorer::Heads) else { return f64::NAN };
+    let mut bins = [(0.0, 0.0, 0.0); 10];
+    for (model, expected) in models.iter().zip(table) {
+        for (prompt, expected) in tested.prompts.iter().zip(expected) {
+            if let Some(outcome) = prompt.row.outcomes.get(model) {
+                let bin = &mut bins[((expected * 10.0) as usize).min(9)];
+                *bin = (bin.0 + 1.0, bin.1 + expected, bin.2 + outcome.0);
+            }
         }
     }
+    let all: f64 = bins.iter().map(|bin| bin.0).sum();
+    bins.iter().map(|(_, expected, found)| (expected - found).abs()).sum::<f64>() / all.max(1.0)
+}
 
-    #[test]
-    fn the_curve_agrees_with_values_worked_by_hand() {
-        let rows: Vec<OutcomeRow> = (0..4).map(|at| row(at, 1.0, if at < 2 { 0.0 } else { 1.0 })).collect();
-        let cases: Vec<Case> =
-            rows.iter().map(|row| Case { row, strong: row.outcomes["s"].0, weak: row.outcomes["w"].0 }).collect();
-        let all = [0, 1, 2, 3];
-        let perfect = Curve::of(&cases, &[4.0, 3.0, 2.0, 1.0], &all);
-        assert!((perfect.apgr() - 0.75).abs() < 1e-12);
-        assert!((perfect.share_to_recover(0.5) - 25.0).abs() < 1e-9);
-        let random = Curve::of(&cases, &[0.0; 4], &all);
-        assert!((random.apgr() - 0.5).abs() < 1e-12);
-        assert!((random.share_to_recover(0.8) - 80.0).abs() < 1e-9);
-        let worst = Curve::of(&cases, &[1.0, 2.0, 3.0, 4.0], &all);
-        assert!((worst.apgr() - 0.25).abs() < 1e-12);
+impl Evaluation {
+    /// Cost against quality, one line a router, a dot each model; `None` where there are no costs.
+    pub fn chart(&self) -> Option<String> {
+        let zero = self.zero.as_ref()?;
+        let dear = self.singles.iter().map(|single| single.cost_usd).fold(0.0, f64::max);
+        let hulls = || self.by_cost.iter().map(|row| &row.frontier).chain([zero]).flat_map(|frontier| &frontier.hull);
+        let scores = || hulls().map(|point| point.1).chain(self.singles.iter().map(|single| single.score));
+        let line = |router: Scorer, colour: &'static str| {
+            let found = self.by_cost.iter().find(|row| row.router == router)?;
+            let mut points = found.frontier.hull.clone();
+            points.extend(points.last().map(|last| (dear, last.1)));
+            Some(Line { name: router.name(), colour, points })
+        };
+        let lines =
+            [(Scorer::Oracle, "#2a2"), (Scorer::Heads, "#06c"), (Scorer::Neighbours, "#c60"), (Scorer::Random, "#aaa")];
+        let mut lines: Vec<Line> = lines.into_iter().filter_map(|(router, colour)| line(router, colour)).collect();
+        lines.push(Line { name: "single models", colour: "#444", points: zero.hull.clone() });
+        let chart = Chart {
+            title: &format!("{}: {} models, {} labels", self.source, self.singles.len(), self.labels),
+            x: Axis {
+                name: "dollars a thousand prompts",
+                from: 0.0,
+                to: dear,
+                marks: 5,
+                show: |usd| format!("{:.2}", 1_000.0 * usd),
+            },
+            y: Axis {
+                name: "quality",
+                from: scores().fold(1.0, f64::min),
+                to: scores().fold(0.0, f64::max),
+                marks: 4,
+                show: |share| format!("{:.1} %", 100.0 * share),
+            },
+            lines,
+            dots: self.singles.iter().map(|single| (single.model.clone(), (single.cost_usd, single.score))).collect(),
+        };
+        Some(chart.svg())
     }
 }

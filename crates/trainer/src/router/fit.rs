@@ -3,6 +3,7 @@
 
 use super::length::{self, Length};
 use super::outcomes::OutcomeRow;
+use super::prepared::Scale;
 use ::router::{Artefact, DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT, probability};
 use std::collections::BTreeMap;
 
@@ -21,12 +22,6 @@ pub struct Fitted {
     pub outcomes: usize,
     /// Mean logistic loss over the training prompts, without the penalties.
     pub loss: f64,
-}
-
-/// What brings the dense features to mean 0 and deviation 1.
-struct Scale {
-    mean: [f32; DENSE_COUNT],
-    deviation: [f32; DENSE_COUNT],
 }
 
 struct Prompt {
@@ -65,19 +60,9 @@ pub fn fit(rows: &[&OutcomeRow], progress: impl Fn(f64)) -> Fitted {
 
 /// Brings the dense features to mean 0 and deviation 1, cut at three deviations as the predictor does.
 fn standardise(prompts: &mut [Prompt]) -> Scale {
-    let count = prompts.len().max(1) as f32;
-    let (mut mean, mut deviation) = ([0.0; DENSE_COUNT], [0.0; DENSE_COUNT]);
-    for at in 0..DENSE_COUNT {
-        let values = || prompts.iter().map(|prompt| prompt.features.dense[at]);
-        mean[at] = values().sum::<f32>() / count;
-        deviation[at] = (values().map(|x| (x - mean[at]).powi(2)).sum::<f32>() / count).sqrt().max(1e-3);
-    }
-    for prompt in prompts {
-        for (at, x) in prompt.features.dense.iter_mut().enumerate() {
-            *x = ((*x - mean[at]) / deviation[at]).clamp(-3.0, 3.0);
-        }
-    }
-    Scale { mean, deviation }
+    let scale = Scale::of(prompts.iter().map(|prompt| &prompt.features));
+    prompts.iter_mut().for_each(|prompt| prompt.features.dense = scale.apply(&prompt.features));
+    scale
 }
 
 /// All parameters in one vector: sparse, dense, bias, abilities.

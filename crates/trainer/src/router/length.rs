@@ -27,21 +27,29 @@ pub(crate) fn fit(rows: &[&OutcomeRow], standardised: &[[f32; DENSE_COUNT]]) -> 
         let lengths = row.outcomes.values().filter_map(|outcome| outcome.1).filter(|tokens| *tokens >= TOKENS_MIN);
         let logarithms: Vec<f64> = lengths.map(f64::ln).collect();
         if !logarithms.is_empty() {
-            inputs.extend(features.iter().map(|x| f64::from(*x)));
+            inputs.push(*features);
             targets.push(logarithms.iter().sum::<f64>() / logarithms.len() as f64);
         }
     }
     let unknown = Length { bias: UNKNOWN, weights: vec![0.0; DENSE_COUNT] };
-    let Ok(inputs) = Array2::from_shape_vec((targets.len(), DENSE_COUNT), inputs) else { return unknown };
-    if targets.len() <= DENSE_COUNT {
-        return unknown;
+    fit_logarithm(&inputs, &targets).map_or(unknown, |(bias, weights)| Length {
+        bias: bias as f32,
+        weights: weights.map(|weight| weight as f32).to_vec(),
+    })
+}
+
+/// A ridge of logarithms on standardised dense features: intercept and weights. `None` for fewer rows than weights.
+pub(crate) fn fit_logarithm(inputs: &[[f32; DENSE_COUNT]], logarithms: &[f64]) -> Option<(f64, [f64; DENSE_COUNT])> {
+    if logarithms.len() <= DENSE_COUNT {
+        return None;
     }
-    let data = Dataset::new(inputs, Array1::from(targets));
-    match ElasticNet::params().penalty(PENALTY).l1_ratio(0.0).fit(&data) {
-        Ok(model) => Length {
-            bias: model.intercept() as f32,
-            weights: model.hyperplane().iter().map(|weight| *weight as f32).collect(),
-        },
-        Err(_) => unknown,
-    }
+    let flat = inputs.iter().flatten().map(|x| f64::from(*x)).collect();
+    let data = Dataset::new(
+        Array2::from_shape_vec((logarithms.len(), DENSE_COUNT), flat).ok()?,
+        Array1::from(logarithms.to_vec()),
+    );
+    let model = ElasticNet::params().penalty(PENALTY).l1_ratio(0.0).fit(&data).ok()?;
+    let mut weights = [0.0; DENSE_COUNT];
+    weights.iter_mut().zip(model.hyperplane()).for_each(|(weight, fitted)| *weight = *fitted);
+    Some((model.intercept(), weights))
 }

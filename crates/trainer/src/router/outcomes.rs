@@ -56,3 +56,11 @@ pub fn read_outcomes(folder: &Path, names: &[&str]) -> Result<Vec<OutcomeRow>, D
     }
     Ok(rows)
 }
+
+/// Reads one file of rows.
+///
+/// # Errors
+/// When it cannot be read or is malformed.
+pub fn read_outcome_file(path: &Path) -> Result<Vec<OutcomeRow>, DataError> {
+    read_rows(path)
+}

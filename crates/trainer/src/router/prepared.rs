@@ -1,0 +1,63 @@
+//! Outcome rows with what a head sees of their prompts.
+
+use super::outcomes::OutcomeRow;
+use crate::embed::embed_all;
+use ::router::{DENSE_COUNT, Features};
+use embedding::{Embedder, EmbeddingError};
+use std::collections::HashMap;
+
+/// A row with features and vector.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    pub row: OutcomeRow,
+    pub features: Features,
+    /// Empty where there is no embedder.
+    pub vector: Vec<f32>,
+}
+
+/// Prepares rows, without vectors where there is no embedder; `told` is called with how many texts are embedded.
+///
+/// # Errors
+/// When the embedder fails.
+pub async fn prepare_prompts(
+    rows: Vec<OutcomeRow>,
+    embedder: Option<&Embedder>,
+    told: impl Fn(usize),
+) -> Result<Vec<Prompt>, EmbeddingError> {
+    let vectors = match embedder {
+        None => HashMap::new(),
+        Some(embedder) => embed_all(rows.iter().map(|row| row.prompt.clone()).collect(), embedder, told).await?,
+    };
+    let prepare = |row: OutcomeRow| Prompt {
+        features: Features::of(&row.prompt),
+        vector: vectors.get(&row.prompt).cloned().unwrap_or_default(),
+        row,
+    };
+    Ok(rows.into_iter().map(prepare).collect())
+}
+
+/// What brings the dense features to mean 0 and deviation 1.
+#[derive(Debug, Clone)]
+pub(super) struct Scale {
+    pub mean: [f32; DENSE_COUNT],
+    pub deviation: [f32; DENSE_COUNT],
+}
+
+impl Scale {
+    /// Measures features.
+    pub(super) fn of<'a>(all: impl Iterator<Item = &'a Features> + Clone) -> Self {
+        let count = all.clone().count().max(1) as f32;
+        let (mut mean, mut deviation) = ([0.0; DENSE_COUNT], [0.0; DENSE_COUNT]);
+        for at in 0..DENSE_COUNT {
+            let values = || all.clone().map(|features| features.dense[at]);
+            mean[at] = values().sum::<f32>() / count;
+            deviation[at] = (values().map(|x| (x - mean[at]).powi(2)).sum::<f32>() / count).sqrt().max(1e-3);
+        }
+        Self { mean, deviation }
+    }
+
+    /// Standardises, cut at three deviations as the predictor does.
+    pub(super) fn apply(&self, features: &Features) -> [f32; DENSE_COUNT] {
+        std::array::from_fn(|at| ((features.dense[at] - self.mean[at]) / self.deviation[at]).clamp(-3.0, 3.0))
+    }
+}
