@@ -12,7 +12,6 @@ use database::{CacheFile, Database, DatabaseError, Durability, cache_path, journ
 use embedding::{Embedder, EmbeddingError};
 use ledger::{Journal, Ledger, StartKeys, Writer};
 use providers::Upstreams;
-use router::{Predictor, PredictorError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,7 +26,6 @@ pub struct App {
     pub(crate) upstreams: Upstreams,
     pub(crate) cache: Cache,
     pub(crate) embedder: Option<Embedder>,
-    pub(crate) predictor: Option<Arc<Predictor>>,
     pub(crate) flights: Flights,
     pub(crate) sessions: Sessions,
     pub(crate) audits: Audits,
@@ -96,8 +94,6 @@ pub enum StartError {
     #[error("cannot open {path}: {source}")]
     Journal { path: PathBuf, source: std::io::Error },
     #[error("{0}")]
-    Predictor(#[from] PredictorError),
-    #[error("{0}")]
     CacheModel(#[from] CacheModelError),
 }
 
@@ -122,7 +118,6 @@ impl App {
         notices.extend(degraded.iter().map(|(part, reason)| format!("{part} is OFF: {reason}")));
         let app = Self {
             upstreams: Upstreams::default(),
-            predictor: Some(Arc::new(Predictor::shipped()?)),
             config: Arc::new(config),
             ledger,
             cache,

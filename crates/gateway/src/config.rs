@@ -11,7 +11,7 @@ use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
 use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
 use reach::baseline_of;
-use router::{Policy, PolicyConfig};
+use router::{Policy, PolicyConfig, Predictor, RouterConfig};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -84,6 +84,8 @@ struct Tables {
     #[serde(default)]
     cache: CacheConfig,
     #[serde(default)]
+    router: RouterConfig,
+    #[serde(default)]
     policies: BTreeMap<String, PolicyConfig>,
 }
 
@@ -113,6 +115,7 @@ pub struct Config {
     pub catalog: Catalog,
     pub execution: ExecutionConfig,
     pub providers: Providers,
+    pub predictor: Arc<Predictor>,
     pub policies: BTreeMap<String, Arc<Policy>>,
     /// Model names to which a policy is attached.
     pub attached: HashMap<String, String>,
@@ -232,6 +235,7 @@ impl ConfigFile {
             let problem = format!("no policy `{name}`; configured: {}", listed(&known));
             mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
         }
+        let predictor = self.predictor(&mut mistakes);
         let outage = self.tables.database.outage_spend_max_usd;
         if !(0.0..1e9).contains(&outage) {
             let problem = format!("{outage}; use dollars, 0 or more");
@@ -245,9 +249,9 @@ impl ConfigFile {
             let problem = "no model can be reached; add [[models]] for your providers";
             mistakes.push(Mistake::new(0..0, "models", problem));
         }
-        if !mistakes.is_empty() {
+        let Some(predictor) = predictor.filter(|_| mistakes.is_empty()) else {
             return Err(ConfigError::mistakes(&self.name, &self.text, mistakes));
-        }
+        };
         let answerers = policies.values().map(|policy| (policy.name.clone(), answerers(policy, &catalog))).collect();
         let Tables { mut server, database, embedding, cache, execution, .. } = self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
@@ -260,11 +264,23 @@ impl ConfigFile {
             catalog,
             execution,
             providers,
+            predictor: Arc::new(predictor),
             policies,
             attached,
             answerers,
             notices,
         })
+    }
+
+    fn predictor(&self, mistakes: &mut Vec<Mistake>) -> Option<Predictor> {
+        let read = match &self.tables.router.artefact {
+            None => Predictor::shipped().map_err(|error| error.to_string()),
+            Some(path) => match std::fs::read(path) {
+                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+                Ok(json) => Predictor::from_json(&json).map_err(|error| format!("{}: {error}", path.display())),
+            },
+        };
+        read.map_err(|problem| mistakes.push(Mistake::new(0..0, "router.artefact", problem))).ok()
     }
 
     fn policies(

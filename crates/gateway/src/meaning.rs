@@ -66,6 +66,11 @@ pub(crate) fn why_not(found: &Result<Found, &'static str>) -> Option<&'static st
     found.as_ref().map_or_else(|reason| Some(*reason), |found| found.failed)
 }
 
+/// The vector of what was asked, where there is one.
+pub(crate) fn vector<'a>(found: &'a Result<Found, &'static str>) -> Option<&'a [f32]> {
+    found.as_ref().ok().map(|found| found.question.vector.as_slice())
+}
+
 /// The question with its vectors, or why there are none.
 async fn question(app: &App, asked: &Asked) -> Result<Question, &'static str> {
     if !asked.reads_semantic() && asked.mode != CacheMode::Refresh {

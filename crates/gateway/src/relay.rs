@@ -111,7 +111,7 @@ async fn fly(
 ) -> Result<Served, Error> {
     let mut found = meaning::find(app, asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
-    let route = route(app, asked, offer.as_ref());
+    let route = route(app, asked, offer.as_ref(), meaning::vector(&found));
     progress.trace = trace(asked, &route, offer.as_ref(), meaning::why_not(&found));
     progress.hit = Some(asked.without_hit());
     if let Ok(found) = &found {
@@ -239,7 +239,8 @@ fn storage(error: database::DatabaseError) -> Error {
     if error.is_storage_full() { Error::StorageFull } else { Error::Unavailable }
 }
 
-pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>) -> Route {
+/// Ranks who may serve; `vector` is that of the last user turn.
+pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>, vector: Option<&[f32]>) -> Route {
     let baseline = app.config.catalog.resolve(&asked.baseline).ok();
     decide(Question {
         request: &asked.request,
@@ -248,7 +249,8 @@ pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>) -> Route {
         quality_min: asked.request.sluice.quality_min,
         baseline: baseline.as_ref().map(|resolved| &*resolved.model),
         offer,
-        predictor: app.predictor.as_deref(),
+        predictor: Some(&app.config.predictor),
+        vector,
         records: &|endpoint| app.upstreams.record(endpoint, &app.config.providers),
         seed: rand::rng().random(),
         sticky: app.sessions.sticky(asked).as_ref(),

@@ -3,7 +3,7 @@
 use crate::endpoints::{Standing, Suffixes, lot, missed, unfit};
 use crate::features::Features;
 use crate::policy::{Evidence, Policy};
-use crate::predictor::{Predictor, prior_ability, probability};
+use crate::predictor::{Expected, Predictor};
 use catalog::{Billing, Endpoint, Makes, Model, Record};
 use protocol::{ChatRequest, Content, Usage};
 use serde::Serialize;
@@ -51,6 +51,8 @@ pub struct Question<'a> {
     pub baseline: Option<&'a Model>,
     pub offer: Option<&'a Offer>,
     pub predictor: Option<&'a Predictor>,
+    /// The vector of the last user turn, where there is one.
+    pub vector: Option<&'a [f32]>,
     /// What was seen of endpoints lately.
     pub records: &'a dyn Fn(&Endpoint) -> Record,
     /// Draws lots among endpoints that are equally good but for their price.
@@ -65,6 +67,9 @@ pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// Probability that the model handles the request, where it was estimated.
     pub quality: Option<f64>,
+    /// Scored answers of the model behind that; without, it follows from price and age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<usize>,
     pub expected_cost_usd: f64,
     pub expected_output_tokens: u64,
     pub reason: String,
@@ -117,26 +122,34 @@ pub fn decide(question: Question<'_>) -> Route {
     let request = question.request;
     let prompt = request.messages.iter().rev().find(|message| message.role == protocol::Role::User);
     let features = Features::of(&prompt.map(protocol::Message::text).unwrap_or_default());
-    let difficulty = question.predictor.map(|predictor| predictor.difficulty(&features));
-    let guess = question.predictor.map_or(OUTPUT_TOKENS_GUESS, |predictor| predictor.output_tokens(&features));
+    let seen = question.predictor.map(|predictor| (predictor, predictor.see(&features, question.vector)));
+    let expect = |model: &Model| seen.as_ref().map(|(predictor, seen)| predictor.expect(model, seen));
+    // Without labels of the baseline, those of the others have nothing to be compared with.
+    let baseline = question.baseline.and_then(expect);
+    let by_labels = baseline.is_some_and(|baseline| baseline.labelled.is_some());
     let mut route = Route {
         candidates: Vec::new(),
         rejected: Vec::new(),
         offer: question.offer.filter(|offer| offer.admissible).cloned(),
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
-        difficulty: difficulty.map(f64::from),
+        difficulty: seen.as_ref().map(|(_, seen)| f64::from(seen.difficulty())),
         input_tokens: estimate_tokens(request),
     };
     let mut standing: Vec<(Standing, Candidate)> = Vec::new();
     for wanted in question.models {
-        let quality = difficulty.map(|difficulty| f64::from(probability(prior_ability(&wanted.model), difficulty)));
+        let expected = expect(&wanted.model);
+        let guess = expected.map_or(OUTPUT_TOKENS_GUESS, |expected| expected.output_tokens);
         let mut group = Vec::new();
         for endpoint in &wanted.model.endpoints {
             match unsuitable(question, wanted, endpoint, route.input_tokens) {
                 Some(reason) => route.rejected.push(Rejected { endpoint: endpoint.id.clone(), reason }),
                 None => {
                     let mut candidate = candidate(question, endpoint, route.input_tokens, guess);
-                    candidate.quality = quality.filter(|_| question.policy.is_some());
+                    if let Some(expected) = expected.filter(|_| question.policy.is_some()) {
+                        let labelled = expected.labelled.filter(|_| by_labels);
+                        candidate.quality = Some(labelled.map_or(expected.prior, |(quality, _)| quality));
+                        candidate.labels = labelled.map(|(_, labels)| labels);
+                    }
                     group.push((stand(question, wanted, endpoint, &mut candidate), candidate));
                 }
             }
@@ -155,9 +168,9 @@ pub fn decide(question: Question<'_>) -> Route {
     number(request, &mut standing);
     route.candidates = standing.into_iter().map(|(_, candidate)| candidate).collect();
     match question.policy {
-        Some(policy) => rank_by_policy(&mut route, policy, question, difficulty),
+        Some(policy) => rank_by_policy(&mut route, policy, question, baseline),
         None => {
-            let mut successors = successors(question, &route, guess);
+            let mut successors = successors(question, &route, expect);
             route.candidates.append(&mut successors);
         }
     }
@@ -185,6 +198,7 @@ fn candidate(question: Question<'_>, endpoint: &Arc<Endpoint>, input_tokens: u64
         expected_cost_usd: endpoint.price.cost(usage).as_usd(),
         endpoint: Arc::clone(endpoint),
         quality: None,
+        labels: None,
         expected_output_tokens: output,
         reason: "named by the request".to_owned(),
         rank: 0,
@@ -193,10 +207,11 @@ fn candidate(question: Question<'_>, endpoint: &Arc<Endpoint>, input_tokens: u64
 }
 
 /// The endpoints of the successors of named models: for the case that those are gone, and after everything else.
-fn successors(question: Question<'_>, route: &Route, guess: u64) -> Vec<Candidate> {
+fn successors(question: Question<'_>, route: &Route, expect: impl Fn(&Model) -> Option<Expected>) -> Vec<Candidate> {
     let mut found = Vec::new();
     for wanted in question.models {
         let Some(model) = &wanted.successor else { continue };
+        let guess = expect(model).map_or(OUTPUT_TOKENS_GUESS, |expected| expected.output_tokens);
         let successor = Wanted { model: Arc::clone(model), suffixes: wanted.suffixes, successor: None };
         let mut group = Vec::new();
         for endpoint in &model.endpoints {
@@ -281,13 +296,9 @@ fn number(request: &ChatRequest, candidates: &mut [(Standing, Candidate)]) {
 }
 
 /// The cheapest that keeps enough of the baseline's quality, then dearer ones that do, then the rest, best first.
-fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, difficulty: Option<f32>) {
-    let baseline_quality = question
-        .baseline
-        .zip(difficulty)
-        .map(|(baseline, difficulty)| f64::from(probability(prior_ability(baseline), difficulty)));
+fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, baseline: Option<Expected>) {
     let quality_min = policy.quality_min.max(question.quality_min.unwrap_or(0.0));
-    let Some(wanted) = baseline_quality.map(|quality| quality * quality_min) else {
+    let Some(baseline) = baseline else {
         // Without a predictor nothing is known of quality: the baseline serves, the others are a fallback.
         route.candidates.sort_by_key(|candidate| candidate.endpoint.model != policy.baseline);
         for candidate in &mut route.candidates {
@@ -295,8 +306,14 @@ fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, di
         }
         return;
     };
+    // What is known from labels is held against labels, a prior against a prior.
+    let wanted = |candidate: &Candidate| match (candidate.labels, baseline.labelled) {
+        (Some(_), Some((quality, _))) => quality * quality_min,
+        _ => baseline.prior * quality_min,
+    };
     let keeps = |candidate: &Candidate| {
-        candidate.endpoint.model == policy.baseline || candidate.quality.is_some_and(|quality| quality >= wanted)
+        candidate.endpoint.model == policy.baseline
+            || candidate.quality.is_some_and(|quality| quality >= wanted(candidate))
     };
     // What fails goes last whatever it promises.
     let failing = |candidate: &Candidate| (question.records)(&candidate.endpoint).failing;
@@ -314,14 +331,19 @@ fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, di
         let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
         route.candidates[at].rank = before.rank + usize::from(!equal);
     }
+    let is_labelled = |candidate: &Candidate| candidate.labels.is_some();
+    if baseline.labelled.is_some() && route.candidates.first().is_some_and(is_labelled) {
+        route.evidence = Evidence::Labels;
+    }
     for candidate in &mut route.candidates {
-        let quality = candidate.quality.unwrap_or(0.0);
+        let (quality, wanted) = (candidate.quality.unwrap_or(0.0), wanted(candidate));
+        let from = candidate.labels.map_or_else(String::new, |labels| format!(" by {labels} labels"));
         candidate.reason = if candidate.endpoint.model == policy.baseline {
-            format!("the baseline, expected quality {quality:.3}")
+            format!("the baseline, expected quality {quality:.3}{from}")
         } else if quality >= wanted {
-            format!("expected quality {quality:.3} keeps the {wanted:.3} asked for")
+            format!("expected quality {quality:.3}{from} keeps the {wanted:.3} asked for")
         } else {
-            format!("expected quality {quality:.3} is under the {wanted:.3} asked for: only a fallback")
+            format!("expected quality {quality:.3}{from} is under the {wanted:.3} asked for: only a fallback")
         };
     }
 }

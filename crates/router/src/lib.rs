@@ -13,6 +13,6 @@ mod rules;
 pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Wanted, decide, estimate_tokens};
 pub use endpoints::{Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
-pub use head::Head;
+pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
-pub use predictor::{Artefact, Predictor, PredictorError, prior_ability, probability};
+pub use predictor::{Artefact, Predictor, PredictorError, RouterConfig, prior_ability, probability};

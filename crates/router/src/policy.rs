@@ -39,6 +39,9 @@ pub enum Evidence {
     /// Price and age of the model, and a difficulty learnt from other models' outcomes.
     #[serde(rename = "prior, unverified")]
     Prior,
+    /// Scores of the models' own answers: of the one that serves and of the baseline.
+    #[serde(rename = "labels")]
+    Labels,
 }
 
 /// What is wrong with a policy's table.

@@ -2,9 +2,11 @@
 //! predicted from the prompt), and how long its answer will be.
 
 use crate::features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
+use crate::head::{Heads, LABELS_MIN};
 use catalog::{Billing, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// What training yields and `models/router/predictor.json` holds.
@@ -24,6 +26,44 @@ pub struct Artefact {
     /// Ridge on the logarithm of the output tokens: intercept and weights of the standardised dense features.
     pub length_bias: f32,
     pub length_dense: Vec<f32>,
+    /// What labels say of single models, by their canonical names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub heads: BTreeMap<String, Heads>,
+}
+
+impl Artefact {
+    /// How long each list of dense weights is.
+    fn dense_lengths(&self) -> impl Iterator<Item = usize> {
+        let heads = self.heads.values().flat_map(|heads| heads.with_vector.iter().chain([&heads.without_vector]));
+        let own = [&self.dense_mean, &self.dense_deviation, &self.difficulty_dense, &self.length_dense];
+        own.into_iter().chain(heads.map(|head| &head.dense)).map(Vec::len)
+    }
+}
+
+/// The `[router]` table.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouterConfig {
+    /// An artefact of `sluice train router`; by default the shipped one.
+    pub artefact: Option<PathBuf>,
+}
+
+/// A prompt as a predictor sees it.
+pub(crate) struct Seen<'a> {
+    features: &'a Features,
+    standardised: Vec<f32>,
+    vector: Option<&'a [f32]>,
+    difficulty: f32,
+}
+
+/// What is expected of a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Expected {
+    /// Probability that it handles the prompt, from price and age.
+    pub prior: f64,
+    /// The same from labels, and how many there are.
+    pub labelled: Option<(f64, usize)>,
+    pub output_tokens: u64,
 }
 
 /// A fitted artefact ready to be asked: `logit p(model, prompt) = ability(model) − difficulty(prompt)`.
@@ -46,6 +86,12 @@ pub enum PredictorError {
 }
 
 const SHIPPED: &[u8] = include_bytes!("../../../models/router/predictor.json");
+
+impl Seen<'_> {
+    pub(crate) fn difficulty(&self) -> f32 {
+        self.difficulty
+    }
+}
 
 impl Predictor {
     /// The artefact compiled into the binary.
@@ -72,10 +118,8 @@ impl Predictor {
         if artefact.features_version != FEATURES_VERSION {
             return Err(PredictorError::Version { found: artefact.features_version });
         }
-        let dense =
-            [&artefact.dense_mean, &artefact.dense_deviation, &artefact.difficulty_dense, &artefact.length_dense];
-        if let Some(weights) = dense.into_iter().find(|weights| weights.len() != DENSE_COUNT) {
-            return Err(PredictorError::Shape { found: weights.len() });
+        if let Some(found) = artefact.dense_lengths().find(|length| *length != DENSE_COUNT) {
+            return Err(PredictorError::Shape { found });
         }
         let mut table = vec![0.0; SPARSE_COUNT];
         for (bucket, weight) in &artefact.difficulty_sparse {
@@ -96,6 +140,28 @@ impl Predictor {
         let sparse: f32 = features.sparse.iter().map(|(bucket, weight)| self.table[*bucket as usize] * weight).sum();
         let dense = self.standardised(features).zip(&self.artefact.difficulty_dense).map(|(x, w)| x * w).sum::<f32>();
         self.artefact.difficulty_bias + sparse + dense
+    }
+
+    /// The artefact that it was made from.
+    pub fn artefact(&self) -> &Artefact {
+        &self.artefact
+    }
+
+    pub(crate) fn see<'a>(&self, features: &'a Features, vector: Option<&'a [f32]>) -> Seen<'a> {
+        let standardised = self.standardised(features).collect();
+        Seen { features, standardised, vector, difficulty: self.difficulty(features) }
+    }
+
+    pub(crate) fn expect(&self, model: &Model, seen: &Seen) -> Expected {
+        let heads = self.artefact.heads.get(&model.id).filter(|heads| heads.labels >= LABELS_MIN);
+        let labelled =
+            heads.map(|heads| (f64::from(heads.quality(&seen.standardised, seen.features, seen.vector)), heads.labels));
+        let length = heads.and_then(|heads| heads.output_tokens(&seen.standardised));
+        Expected {
+            prior: f64::from(probability(prior_ability(model), seen.difficulty)),
+            labelled,
+            output_tokens: length.unwrap_or_else(|| self.output_tokens(seen.features)),
+        }
     }
 
     /// Output tokens to expect, at least 1.

@@ -15,7 +15,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Router(arguments) => router::run(&arguments),
+        Command::Router(arguments) => router::run(&arguments).await,
         Command::Cache(arguments) => cache::run(&arguments).await,
     }
 }

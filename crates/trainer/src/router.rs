@@ -15,6 +15,7 @@ mod splits;
 pub use evaluate::{ByCost, Evaluation, OnPair, Plan, Single, evaluate};
 pub use fit::{Fitted, fit};
 pub use frontier::{Frontier, Point};
+pub use head::{fit_heads, models_with_labels};
 pub use outcomes::{Outcome, OutcomeRow, SHIPPABLE, Split, read_outcome_file, read_outcomes};
 pub use pair::Interval;
 pub use prepared::{Prompt, prepare_prompts};

@@ -1,8 +1,10 @@
 //! `auto` and policies: who serves, why, and what the client is told.
 
 use crate::stack::{Stack, endpoints, question};
+use router::{Artefact, Predictor};
 use serde_json::json;
 use std::collections::BTreeSet;
+use trainer::router::{Outcome, OutcomeRow, Split, fit_heads, prepare_prompts};
 
 /// Two models with the prices and abilities of the simulator's catalogue page.
 fn config() -> String {
@@ -84,4 +86,64 @@ async fn a_caller_can_ask_for_more_quality_but_not_for_less() {
     laxer["sluice"] = json!({"quality_min": 0.1});
     let serving = async |body| stack.post("/v1/route", &body).await.json()["data"]["route"]["candidates"][0].clone();
     assert_eq!(serving(strict).await, serving(laxer).await, "auto keeps 0.95 whatever the caller asks below it");
+}
+
+/// Scored answers of two models: the small one fails where something is to be proved.
+fn labels() -> Vec<OutcomeRow> {
+    let row = |at: usize| {
+        let is_hard = at.is_multiple_of(2);
+        let prompt = match is_hard {
+            true => format!("Prove that {at} is the sum of four squares."),
+            false => format!("What is the capital of country number {at}?"),
+        };
+        let small = f64::from(u8::from(!is_hard));
+        let outcomes = [("acme/small", small), ("acme/large", 1.0)];
+        let outcomes = outcomes.map(|(model, score)| (model.to_owned(), Outcome(score, Some(20.0), None)));
+        OutcomeRow {
+            source: "own".into(),
+            category: "own".into(),
+            split: Split::Train,
+            group: at.to_string(),
+            prompt,
+            outcomes: outcomes.into(),
+        }
+    };
+    (0..200).map(row).collect()
+}
+
+#[tokio::test]
+async fn labels_of_own_traffic_decide_and_the_trace_says_how_many() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let onto = Predictor::shipped().expect("an artefact").artefact().clone();
+    let prompts = prepare_prompts(labels(), None, |_| ()).await.expect("prompts");
+    let artefact = Artefact { heads: fit_heads(&prompts, &onto, || ()), ..onto };
+    let path = folder.path().join("own.json");
+    std::fs::write(&path, serde_json::to_string(&artefact).expect("JSON")).expect("written");
+    let stack = Stack::start(&format!("{}[router]\nartefact = {path:?}\n", config().replace("0.5\n", "0.9\n"))).await;
+    let first = async |prompt: &str| {
+        let explained =
+            stack.post("/v1/route", &question("policy/saver", prompt)).await.json()["data"]["route"].clone();
+        assert_eq!(explained["evidence"], "labels", "{explained}");
+        assert_eq!(explained["candidates"][0]["labels"], 200, "{explained}");
+        explained["candidates"][0]["endpoint"].as_str().expect("an endpoint").to_owned()
+    };
+    assert_eq!(first("What is the capital of country number 999?").await, "acme/small@p0");
+    assert_eq!(first("Prove that 999 is the sum of four squares.").await, "acme/large@p0");
+}
+
+#[tokio::test]
+async fn labels_of_the_others_alone_are_not_held_against_a_prior() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let onto = Predictor::shipped().expect("an artefact").artefact().clone();
+    let mut rows = labels();
+    for row in &mut rows {
+        row.outcomes.remove("acme/large");
+    }
+    let prompts = prepare_prompts(rows, None, |_| ()).await.expect("prompts");
+    let artefact = Artefact { heads: fit_heads(&prompts, &onto, || ()), ..onto };
+    let path = folder.path().join("own.json");
+    std::fs::write(&path, serde_json::to_string(&artefact).expect("JSON")).expect("written");
+    let stack = Stack::start(&format!("{}[router]\nartefact = {path:?}\n", config())).await;
+    let explained = stack.post("/v1/route", &question("policy/saver", "Who wrote Hamlet?")).await.json();
+    assert_eq!(explained["data"]["route"]["evidence"], "prior, unverified", "{explained}");
 }

@@ -1,47 +1,96 @@
 //! `sluice train router`: fits the router's predictor on recorded outcomes.
 
+use crate::eval::cache::{SHIPPED_EMBEDDER, bar};
 use crate::failure::Failure;
-use indicatif::{ProgressBar, ProgressStyle};
+use embedding::Embedder;
+use router::{Artefact, Predictor};
 use std::path::PathBuf;
-use trainer::router::{OutcomeRow, SHIPPABLE, Split, fit, read_outcomes};
+use trainer::router::{
+    OutcomeRow, SHIPPABLE, Split, fit, fit_heads, models_with_labels, prepare_prompts, read_outcome_file, read_outcomes,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The folder that holds routing/*.jsonl.gz.
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "labels")]
+    data: Option<PathBuf>,
     /// Sources to fit on; by default those whose licences allow the artefact to be shipped.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// A file of scored answers of your models, by their canonical names: keeps what the shipped artefact says of prompts,
+    /// and adds what these labels say of each model with at least 100.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only"])]
+    labels: Option<PathBuf>,
     /// Where to write the artefact.
     #[arg(long, value_name = "FILE", default_value = "models/router/predictor.json")]
     out: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let names: Vec<&str> = match arguments.only.as_slice() {
-        [] => SHIPPABLE.to_vec(),
-        named => named.iter().map(String::as_str).collect(),
+pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let artefact = match (&arguments.labels, &arguments.data) {
+        (Some(labels), _) => learn_labels(read_outcome_file(labels)?).await?,
+        (None, Some(data)) => learn_difficulty(data, &arguments.only)?,
+        (None, None) => return Err(Failure::Usage("name --data or --labels".to_owned())),
     };
-    let rows = read_outcomes(&arguments.data, &names)?;
-    let train: Vec<&OutcomeRow> = rows.iter().filter(|row| row.split == Split::Train).collect();
-    println!("fitting on {} training prompts of {}", train.len(), names.join(", "));
-    let style = ProgressStyle::with_template("{bar:40} {percent}%").unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(100).with_style(style);
-    let fitted = fit(&train, |share| bar.set_position((share * 100.0) as u64));
-    bar.finish_and_clear();
-    let json = serde_json::to_string(&fitted.artefact).map_err(std::io::Error::other)?;
+    let json = serde_json::to_string(&artefact).map_err(std::io::Error::other)?;
     if let Some(folder) = arguments.out.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    std::fs::write(&arguments.out, json + "\n")?;
+    // A gateway that reads it meanwhile sees the old one or the new one.
+    let beside = arguments.out.with_extension("tmp");
+    std::fs::write(&beside, json + "\n")?;
+    std::fs::rename(&beside, &arguments.out)?;
+    println!("{} written", arguments.out.display());
+    Ok(())
+}
+
+fn learn_difficulty(data: &std::path::Path, only: &[String]) -> Result<Artefact, Failure> {
+    let names: Vec<&str> = match only {
+        [] => SHIPPABLE.to_vec(),
+        named => named.iter().map(String::as_str).collect(),
+    };
+    let rows = read_outcomes(data, &names)?;
+    let train: Vec<&OutcomeRow> = rows.iter().filter(|row| row.split == Split::Train).collect();
+    println!("fitting on {} training prompts of {}", train.len(), names.join(", "));
+    let bar = bar(100, "fitting");
+    let fitted = fit(&train, |share| bar.set_position((share * 100.0) as u64));
+    bar.finish_and_clear();
     println!(
-        "{}: {} prompts, {} outcomes, {} models, mean training loss {:.4}",
-        arguments.out.display(),
+        "{} prompts, {} outcomes, {} models, mean training loss {:.4}",
         fitted.prompts,
         fitted.outcomes,
         fitted.artefact.abilities.len(),
         fitted.loss
     );
-    Ok(())
+    Ok(fitted.artefact)
+}
+
+async fn learn_labels(rows: Vec<OutcomeRow>) -> Result<Artefact, Failure> {
+    let onto = Predictor::shipped()?.artefact().clone();
+    let embedder = match Embedder::start(SHIPPED_EMBEDDER) {
+        Ok(embedder) => Some(embedder),
+        Err(error) => {
+            println!("without the meaning of prompts: {error}");
+            None
+        }
+    };
+    let embedding = bar(rows.len(), "embedding");
+    let prompts = prepare_prompts(rows, embedder.as_ref(), |done| embedding.set_position(done as u64)).await?;
+    embedding.finish_and_clear();
+    let models = models_with_labels(&prompts);
+    if models.is_empty() {
+        let problem = format!("{} prompts, and no model with {} scored answers", prompts.len(), router::LABELS_MIN);
+        return Err(Failure::Usage(problem));
+    }
+    let fitting = bar(models.len(), "fitting");
+    let fitted = move || {
+        let heads = fit_heads(&prompts, &onto, || fitting.inc(1));
+        fitting.finish_and_clear();
+        Artefact { heads, ..onto }
+    };
+    let artefact = tokio::task::spawn_blocking(fitted).await.map_err(|error| Failure::Request(error.to_string()))?;
+    for (model, heads) in &artefact.heads {
+        println!("{model}: {} labels", heads.labels);
+    }
+    Ok(artefact)
 }

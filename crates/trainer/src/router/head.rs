@@ -1,16 +1,69 @@
 //! Fitting a head: logistic regression with fractional targets on form, words and meaning, under one Gaussian prior.
 
 use super::lbfgs::minimise;
+use super::length::fit_logarithm;
+use super::outcomes::Outcome;
 use super::prepared::{Prompt, Scale};
-use ::router::{DENSE_COUNT, Head};
-use std::collections::HashMap;
+use ::router::{Artefact, DENSE_COUNT, Head, Heads, LABELS_MIN};
+use std::collections::{BTreeMap, HashMap};
 
 /// How much a number of each kind may say: what its values are multiplied with before the common prior.
 const WORDS: f64 = 3.0;
 const MEANING: f64 = 6.0;
-/// Prior precision of a weight, in labels; chosen on RouteLLM's two sources, see docs/research/router.md.
+/// Prior precisions of a weight, in labels: the usual one, and those tried by folds where labels are few, since kinds of
+/// traffic differ most in how much a prompt says at all.
 const PRECISION: f64 = 200.0;
+const PRECISIONS: [f64; 4] = [10.0, 50.0, 200.0, 800.0];
+const FEW: usize = 2_000;
+const FOLDS: usize = 3;
 const STEPS: usize = 100;
+/// Words that say less are left out of an artefact.
+const WORD_MIN: f32 = 1e-3;
+
+/// Fits heads to every model with enough labels, on the scale of an artefact; `told` is called after each.
+pub fn fit_heads(prompts: &[Prompt], onto: &Artefact, told: impl Fn() + Sync) -> BTreeMap<String, Heads> {
+    let scale = Scale::from_artefact(onto);
+    let all: Vec<&Prompt> = prompts.iter().collect();
+    let bare: Vec<Prompt> = prompts.iter().map(|prompt| Prompt { vector: Vec::new(), ..prompt.clone() }).collect();
+    let has_vectors = prompts.first().is_some_and(|prompt| !prompt.vector.is_empty());
+    let with_vector = has_vectors.then(|| Design::of(&all, &scale));
+    let without_vector = Design::of(&bare.iter().collect::<Vec<_>>(), &scale);
+    let inputs: Vec<[f32; DENSE_COUNT]> = prompts.iter().map(|prompt| scale.apply(&prompt.features)).collect();
+    let fit = |model: &String| -> (String, Heads) {
+        let outcomes: Vec<Option<Outcome>> =
+            prompts.iter().map(|prompt| prompt.row.outcomes.get(model).copied()).collect();
+        let scores: Vec<Option<f64>> = outcomes.iter().map(|outcome| outcome.map(|outcome| outcome.0)).collect();
+        let lengths = inputs.iter().zip(&outcomes).filter_map(|(input, outcome)| {
+            let tokens = (*outcome)?.1.filter(|tokens| *tokens >= 1.0)?;
+            Some((*input, tokens.ln()))
+        });
+        let (measured, logarithms): (Vec<_>, Vec<f64>) = lengths.unzip();
+        let length = fit_logarithm(&measured, &logarithms)
+            .map(|(bias, weights)| (bias as f32, weights.iter().map(|weight| *weight as f32).collect()));
+        let heads = Heads {
+            labels: scores.iter().flatten().count(),
+            with_vector: with_vector.as_ref().map(|design| design.fit(&scores)),
+            without_vector: without_vector.fit(&scores),
+            length,
+        };
+        told();
+        (model.clone(), heads)
+    };
+    let models = models_with_labels(prompts);
+    let (ours, theirs) = models.split_at(models.len().div_ceil(2));
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| theirs.iter().map(fit).collect::<Vec<_>>());
+        let own: Vec<_> = ours.iter().map(fit).collect();
+        own.into_iter().chain(beside.join().unwrap_or_default()).collect()
+    })
+}
+
+/// The models with enough labels for a head.
+pub fn models_with_labels(prompts: &[Prompt]) -> Vec<String> {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    prompts.iter().flat_map(|prompt| prompt.row.outcomes.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
+    counts.into_iter().filter(|(_, count)| *count >= LABELS_MIN).map(|(name, _)| name.clone()).collect()
+}
 
 /// The training prompts in one matrix; heads of several models are fitted to it.
 pub(super) struct Design {
@@ -53,20 +106,43 @@ impl Design {
         let rows: Vec<(usize, f64)> =
             scores.iter().enumerate().filter_map(|(row, score)| Some((row, (*score)?))).collect();
         let columns = self.width + self.buckets.len();
-        let penalty = PRECISION / rows.len().max(1) as f64;
-        let weights =
-            minimise(|weights, gradient| self.loss(&rows, penalty, weights, gradient), vec![0.0; columns + 1], STEPS);
+        let weights = self.weights(&rows, self.precision(&rows));
         let kept = |range: std::ops::Range<usize>, factor: f64| -> Vec<f32> {
             weights[range].iter().map(|weight| (weight * factor) as f32).collect()
         };
         let words = self.buckets.iter().zip(&weights[self.width..columns]);
         Head {
-            labels: rows.len(),
             bias: weights[columns] as f32,
             dense: kept(0..DENSE_COUNT, 1.0),
-            sparse: words.map(|(bucket, weight)| (*bucket, (weight * WORDS) as f32)).collect(),
+            sparse: words
+                .map(|(bucket, weight)| (*bucket, (weight * WORDS) as f32))
+                .filter(|(_, w)| w.abs() >= WORD_MIN)
+                .collect(),
             vector: kept(DENSE_COUNT..self.width, MEANING),
         }
+    }
+
+    fn weights(&self, rows: &[(usize, f64)], precision: f64) -> Vec<f64> {
+        let penalty = precision / rows.len().max(1) as f64;
+        let start = vec![0.0; self.width + self.buckets.len() + 1];
+        minimise(|weights, gradient| self.loss(rows, penalty, weights, gradient), start, STEPS)
+    }
+
+    /// The precision that leaves the least loss on folds that were not learned from.
+    fn precision(&self, rows: &[(usize, f64)]) -> f64 {
+        if rows.len() > FEW || rows.len() < 10 * FOLDS {
+            return PRECISION;
+        }
+        let left_out = |precision: f64| -> f64 {
+            let fold = |fold: usize| {
+                let (test, train): (Vec<_>, Vec<_>) = rows.iter().partition(|(row, _)| row % FOLDS == fold);
+                let weights = self.weights(&train, precision);
+                self.loss(&test, 0.0, &weights, &mut vec![0.0; weights.len()]) * test.len() as f64
+            };
+            (0..FOLDS).map(fold).sum()
+        };
+        let losses = PRECISIONS.map(|precision| (left_out(precision), precision));
+        losses.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(PRECISION, |(_, precision)| precision)
     }
 
     /// The mean logistic loss with its penalty; the last weight is the bias, which is not penalised.

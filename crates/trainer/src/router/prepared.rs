@@ -2,7 +2,7 @@
 
 use super::outcomes::OutcomeRow;
 use crate::embed::embed_all;
-use ::router::{DENSE_COUNT, Features};
+use ::router::{Artefact, DENSE_COUNT, Features};
 use embedding::{Embedder, EmbeddingError};
 use std::collections::HashMap;
 
@@ -54,6 +54,12 @@ impl Scale {
             deviation[at] = (values().map(|x| (x - mean[at]).powi(2)).sum::<f32>() / count).sqrt().max(1e-3);
         }
         Self { mean, deviation }
+    }
+
+    /// The scale of an artefact.
+    pub(super) fn from_artefact(artefact: &Artefact) -> Self {
+        let array = |values: &[f32]| std::array::from_fn(|at| values.get(at).copied().unwrap_or(1.0));
+        Self { mean: array(&artefact.dense_mean), deviation: array(&artefact.dense_deviation) }
     }
 
     /// Standardises, cut at three deviations as the predictor does.
