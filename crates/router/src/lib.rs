@@ -4,6 +4,7 @@
 mod decide;
 mod endpoints;
 mod features;
+mod guarantee;
 mod head;
 mod policy;
 mod predictor;
@@ -13,6 +14,7 @@ mod rules;
 pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Wanted, decide, estimate_tokens};
 pub use endpoints::{Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
+pub use guarantee::{Guarantee, LabelledPrompt, PROMPTS_MIN};
 pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
 pub use predictor::{Artefact, Predictor, PredictorError, RouterConfig, prior_ability, probability};

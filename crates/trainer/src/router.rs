@@ -9,6 +9,7 @@ mod length;
 mod outcomes;
 mod pair;
 mod prepared;
+mod promise;
 mod scorers;
 mod splits;
 
@@ -19,5 +20,6 @@ pub use head::{fit_heads, models_with_labels};
 pub use outcomes::{Outcome, OutcomeRow, SHIPPABLE, Split, read_outcome_file, read_outcomes};
 pub use pair::Interval;
 pub use prepared::{Prompt, prepare_prompts};
+pub use promise::Kept;
 pub use scorers::Scorer;
 pub use splits::Protocol;

@@ -42,6 +42,13 @@ pub(crate) struct Arguments {
     /// Measures on all rows that were not drawn.
     #[arg(long, requires = "labels", conflicts_with = "test")]
     rest: bool,
+    /// Shares of the best model's quality that are promised, on one half of the measured prompts, and looked for on the other;
+    /// with --group on all categories but one, and looked for in that.
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    promise: Vec<f64>,
+    /// How often a promise is to hold.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
+    confidence: f64,
     /// An artefact of `sluice train router` for the row without labels; by default the shipped one.
     #[arg(long, value_name = "FILE")]
     artefact: Option<PathBuf>,
@@ -119,6 +126,8 @@ impl Arguments {
             labels: self.labels,
             seeds: (1..=self.seeds.max(1)).collect(),
             pair,
+            promises: self.promise.clone(),
+            confidence: self.confidence,
             models: self.models.clone(),
         }
     }
@@ -157,6 +166,20 @@ fn print(evaluation: &Evaluation) {
         let interval = format!("{:.3} to {:.3}", row.apgr.low, row.apgr.high);
         let (apgr, sd, cpt50, cpt80) = (row.apgr.value, row.apgr_deviation, row.cpt50, row.cpt80);
         println!("  {:<20} {apgr:>6.3} {interval:>15} {sd:>6.3} {cpt50:>7.1} {cpt80:>7.1}", row.router.name());
+    }
+    for kept in &evaluation.kept {
+        println!(
+            "  promised {:.1} % of the best model's quality, {:.0} % confidence: less was kept in {} of {} (least {:.1} %); \
+             {:.1} % routed elsewhere, {:.1} % of the cost, {:.1} % of the quality",
+            100.0 * kept.quality_min,
+            100.0 * kept.confidence,
+            kept.broken,
+            kept.promises,
+            100.0 * kept.quality_least,
+            100.0 * kept.routed,
+            100.0 * kept.cost,
+            100.0 * kept.quality
+        );
     }
     let Some(zero) = &evaluation.zero else {
         println!();

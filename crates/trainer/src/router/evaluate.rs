@@ -3,10 +3,11 @@
 use super::frontier::{Frontier, Point, sweep};
 use super::pair::{Interval, Measured, measure};
 use super::prepared::Prompt;
+use super::promise::{Kept, promise};
 use super::scorers::{Scorer, Table, costs, qualities};
 use super::splits::{Part, Protocol, parts};
 use crate::chart::{Axis, Chart, Line};
-use ::router::Predictor;
+use ::router::{LabelledPrompt, Predictor};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -19,6 +20,9 @@ pub struct Plan {
     pub seeds: Vec<u64>,
     /// Strong and weak; by default the best model and the cheapest one that is worse.
     pub pair: Option<(String, String)>,
+    /// Shares of the best model's quality to promise, and how often that is to hold.
+    pub promises: Vec<f64>,
+    pub confidence: f64,
     /// The models of the comparison by cost; by default all that have outcomes for most prompts.
     pub models: Vec<String>,
 }
@@ -65,6 +69,8 @@ pub struct Evaluation {
     pub by_cost: Vec<ByCost>,
     /// What drawing among single models reaches: a router that knows nothing of the prompt.
     pub zero: Option<Frontier>,
+    /// What became of promises of quality; none where costs are unknown.
+    pub kept: Vec<Kept>,
     /// Mean distance between expected and found quality, in ten steps, weighted by how often each is expected.
     pub calibration_error: f64,
 }
@@ -100,6 +106,9 @@ pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl
     let pair = pair.collect();
     let singles = singles(first, &models);
     let (by_cost, zero) = by_cost(scorers(), &tested, &models, &plan.models, &singles);
+    let labelled = labelled(first, &models);
+    let (best, has_costs) = (best_single(&singles), singles.iter().all(|single| single.cost_usd > 0.0));
+    let keep = |quality: &f64| promise(&labelled, best, *quality, plan.confidence, plan.protocol);
     Some(Evaluation {
         source: prompts.first().map(|prompt| prompt.row.source.clone()).unwrap_or_default(),
         prompts: first.prompts.len(),
@@ -107,11 +116,34 @@ pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl
         calibration_error: calibration_error(first, &models),
         strong,
         weak,
+        kept: plan.promises.iter().filter(|_| has_costs).map(keep).collect(),
         singles,
         pair,
         by_cost,
         zero,
     })
+}
+
+/// The best model by itself; of equals the cheaper.
+fn best_single(singles: &[Single]) -> usize {
+    let better = |a: &Single, b: &Single| a.score.total_cmp(&b.score).then(b.cost_usd.total_cmp(&a.cost_usd));
+    (0..singles.len()).max_by(|a, b| better(&singles[*a], &singles[*b])).unwrap_or(0)
+}
+
+/// The tested prompts as what a promise is made on: all models have a score, and expectations come from other prompts.
+fn labelled<'a>(tested: &Tested<'a>, models: &[String]) -> Vec<(&'a Prompt, LabelledPrompt)> {
+    let Some(expected) = tested.expected.get(&Scorer::Heads) else { return Vec::new() };
+    let of = |(case, prompt): (usize, &&'a Prompt)| -> Option<(&'a Prompt, LabelledPrompt)> {
+        let outcomes = models.iter().map(|model| prompt.row.outcomes.get(model));
+        let scores: Option<Vec<f64>> = outcomes.map(|outcome| Some(outcome?.0)).collect();
+        let labelled = LabelledPrompt {
+            expected: expected.iter().map(|of| of[case]).collect(),
+            scores: scores?,
+            costs: tested.costs.iter().map(|of| of[case]).collect(),
+        };
+        Some((*prompt, labelled))
+    };
+    tested.prompts.iter().enumerate().filter_map(of).collect()
 }
 
 fn test<'a>(prompts: &'a [Prompt], parts: &[Part], models: &[String], shipped: &Predictor, seed: u64) -> Tested<'a> {
