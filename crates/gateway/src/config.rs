@@ -9,6 +9,7 @@ use cache::CacheConfig;
 use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
+use protocol::Usage;
 use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
 use reach::baseline_of;
 use router::{Policy, PolicyConfig, Predictor, RouterConfig};
@@ -216,7 +217,8 @@ impl ConfigFile {
         let providers = self.providers(&listing, &environment, simulator, &mut findings);
         let catalog = self.catalog(&listing, &providers, &mut findings);
         let Findings { mut mistakes, mut notices } = findings;
-        let (policies, attached) = self.policies(&catalog, &mut mistakes, &mut notices);
+        let predictor = self.predictor(&mut mistakes);
+        let (policies, attached) = self.policies(&catalog, predictor.as_ref(), &mut mistakes, &mut notices);
         let limits = [
             ("server.connections_max", self.tables.server.connections_max),
             ("server.requests_max", self.tables.server.requests_max),
@@ -235,7 +237,6 @@ impl ConfigFile {
             let problem = format!("no policy `{name}`; configured: {}", listed(&known));
             mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
         }
-        let predictor = self.predictor(&mut mistakes);
         let outage = self.tables.database.outage_spend_max_usd;
         if !(0.0..1e9).contains(&outage) {
             let problem = format!("{outage}; use dollars, 0 or more");
@@ -286,6 +287,7 @@ impl ConfigFile {
     fn policies(
         &self,
         catalog: &Catalog,
+        predictor: Option<&Predictor>,
         mistakes: &mut Vec<Mistake>,
         notices: &mut Vec<String>,
     ) -> (BTreeMap<String, Arc<Policy>>, HashMap<String, String>) {
@@ -299,7 +301,13 @@ impl ConfigFile {
         for (name, config) in &self.tables.policies {
             let config = &without_withdrawn(name, config, catalog, notices);
             match Policy::from_config(name, config, resolve, |ids| baseline_of(catalog, ids)) {
-                Ok(policy) => drop(policies.insert(name.clone(), Arc::new(policy))),
+                Ok(policy) => {
+                    let policy = match predictor.filter(|_| config.guarantee) {
+                        None => policy,
+                        Some(predictor) => promising(policy, predictor, catalog, notices),
+                    };
+                    policies.insert(name.clone(), Arc::new(policy));
+                }
                 Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
             }
             for (at, model) in config.applies_to.iter().enumerate() {
@@ -328,12 +336,26 @@ impl ConfigFile {
                      prior, unverified",
                     candidates.len()
                 ));
-                let policy = Policy { name: AUTO.to_owned(), candidates, baseline, quality_min: 0.95 };
+                let policy = Policy { name: AUTO.to_owned(), candidates, baseline, quality_min: 0.95, guarantee: None };
                 policies.insert(AUTO.to_owned(), Arc::new(policy));
             }
         }
         (policies, attached)
     }
+}
+
+/// A policy with what can be promised of it, at the prices of the moment.
+fn promising(policy: Policy, predictor: &Predictor, catalog: &Catalog, notices: &mut Vec<String>) -> Policy {
+    let cost = |model: &str, input: u64, output: u64| {
+        let usage = Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
+        let found = catalog.find(model);
+        let costs = found.iter().flat_map(|found| &found.model.endpoints).map(|endpoint| endpoint.price.cost(usage));
+        costs.min().map_or(f64::INFINITY, |cost| cost.as_usd())
+    };
+    let policy = policy.with_guarantee(predictor, cost);
+    let said = policy.guarantee.map(|guarantee| guarantee.statement()).unwrap_or_default();
+    notices.push(format!("policy `{}`: {said}", policy.name));
+    policy
 }
 
 /// A policy without candidates that a provider has withdrawn since it was written, as long as another is left: a refresh of
@@ -364,7 +386,8 @@ fn without_withdrawn(name: &str, config: &PolicyConfig, catalog: &Catalog, notic
 
 /// A policy and all endpoints behind it, in a digest: hundreds of names would be hashed for each request.
 fn answerers(policy: &Policy, catalog: &Catalog) -> String {
-    let mut text = format!("policy {} {} {}", policy.name, policy.baseline, policy.quality_min);
+    let promise = policy.guarantee.and_then(|guarantee| guarantee.margin);
+    let mut text = format!("policy {} {} {} {promise:?}", policy.name, policy.baseline, policy.quality_min);
     for resolved in policy.candidates.iter().filter_map(|id| catalog.find(id)) {
         for endpoint in &resolved.model.endpoints {
             text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));

@@ -11,6 +11,7 @@ use embedding::EmbeddingError;
 use protocol::{CacheMode, Digest, Reply};
 use rand::Rng;
 use router::Offer;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -66,9 +67,22 @@ pub(crate) fn why_not(found: &Result<Found, &'static str>) -> Option<&'static st
     found.as_ref().map_or_else(|reason| Some(*reason), |found| found.failed)
 }
 
-/// The vector of what was asked, where there is one.
-pub(crate) fn vector<'a>(found: &'a Result<Found, &'static str>) -> Option<&'a [f32]> {
-    found.as_ref().ok().map(|found| found.question.vector.as_slice())
+/// The vector of what was asked: the one that the cache looked with, or, where a promise of quality rests on it, a new one.
+pub(crate) async fn vector<'a>(
+    app: &App,
+    asked: &Asked,
+    found: &'a Result<Found, &'static str>,
+) -> Option<Cow<'a, [f32]>> {
+    if let Ok(found) = found {
+        return Some(Cow::Borrowed(found.question.vector.as_slice()));
+    }
+    let is_promised = asked.policy.as_ref().is_some_and(|policy| policy.guarantee.is_some_and(|g| g.margin.is_some()));
+    if !is_promised || !app.config.predictor.needs_vectors() {
+        return None;
+    }
+    let text = asked.request.last_user_text()?.into_owned();
+    let budget = Duration::from_millis(app.config.embedding.budget_ms);
+    embed(app, text, budget).await.ok().map(Cow::Owned)
 }
 
 /// The question with its vectors, or why there are none.

@@ -111,7 +111,7 @@ async fn fly(
 ) -> Result<Served, Error> {
     let mut found = meaning::find(app, asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
-    let route = route(app, asked, offer.as_ref(), meaning::vector(&found));
+    let route = route(app, asked, offer.as_ref(), meaning::vector(app, asked, &found).await.as_deref());
     progress.trace = trace(asked, &route, offer.as_ref(), meaning::why_not(&found));
     progress.hit = Some(asked.without_hit());
     if let Ok(found) = &found {
@@ -270,6 +270,7 @@ pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, why_not
         "rejected": route.rejected[..first(rejected)],
         "offer": route.offer,
         "evidence": route.evidence,
+        "guarantee": route.guarantee,
         "difficulty": route.difficulty,
         "input_tokens": route.input_tokens,
         "not_shown": candidates + rejected - first(candidates) - first(rejected),

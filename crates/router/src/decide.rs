@@ -2,6 +2,7 @@
 
 use crate::endpoints::{Standing, Suffixes, lot, missed, unfit};
 use crate::features::Features;
+use crate::guarantee::Guarantee;
 use crate::policy::{Evidence, Policy};
 use crate::predictor::{Expected, Predictor};
 use catalog::{Billing, Endpoint, Makes, Model, Record};
@@ -95,8 +96,25 @@ pub struct Route {
     /// The offer that wins over all candidates.
     pub offer: Option<Offer>,
     pub evidence: Evidence,
+    /// What is promised of the quality, where the policy promises.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guarantee: Option<String>,
     pub difficulty: Option<f64>,
     pub input_tokens: u64,
+}
+
+impl Question<'_> {
+    /// True where a promise covers a candidate: it has labels as the baseline has, and is expected to be hardly worse. What
+    /// the caller tightens is kept beside.
+    fn is_within(&self, guarantee: Guarantee, candidate: &Candidate, baseline: Expected) -> bool {
+        let is_seen = self.vector.is_some() || self.predictor.is_some_and(|predictor| !predictor.needs_vectors());
+        let (Some(margin), Some((best, _)), Some(quality)) = (guarantee.margin, baseline.labelled, candidate.quality)
+        else {
+            return false;
+        };
+        let tightened = self.quality_min.is_none_or(|min| min <= guarantee.quality_min || quality >= min * best);
+        is_seen && candidate.labels.is_some() && quality >= best - margin && tightened
+    }
 }
 
 fn endpoint_id<S: serde::Serializer>(endpoint: &Arc<Endpoint>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -132,6 +150,7 @@ pub fn decide(question: Question<'_>) -> Route {
         rejected: Vec::new(),
         offer: question.offer.filter(|offer| offer.admissible).cloned(),
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
+        guarantee: None,
         difficulty: seen.as_ref().map(|(_, seen)| f64::from(seen.difficulty())),
         input_tokens: estimate_tokens(request),
     };
@@ -311,10 +330,16 @@ fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, ba
         (Some(_), Some((quality, _))) => quality * quality_min,
         _ => baseline.prior * quality_min,
     };
-    let keeps = |candidate: &Candidate| {
-        candidate.endpoint.model == policy.baseline
-            || candidate.quality.is_some_and(|quality| quality >= wanted(candidate))
+    let promised = |candidate: &Candidate| match policy.guarantee {
+        None => true,
+        Some(guarantee) => question.is_within(guarantee, candidate, baseline),
     };
+    let keeps = |candidate: &Candidate| {
+        let enough =
+            candidate.quality.is_some_and(|quality| policy.guarantee.is_some() || quality >= wanted(candidate));
+        candidate.endpoint.model == policy.baseline || enough && promised(candidate)
+    };
+    route.guarantee = policy.guarantee.map(|guarantee| guarantee.statement());
     // What fails goes last whatever it promises.
     let failing = |candidate: &Candidate| (question.records)(&candidate.endpoint).failing;
     let mut ranked: Vec<(bool, Candidate)> =
@@ -340,6 +365,12 @@ fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, ba
         let from = candidate.labels.map_or_else(String::new, |labels| format!(" by {labels} labels"));
         candidate.reason = if candidate.endpoint.model == policy.baseline {
             format!("the baseline, expected quality {quality:.3}{from}")
+        } else if let Some(guarantee) = policy.guarantee {
+            match (guarantee.margin, question.is_within(guarantee, candidate, baseline)) {
+                (Some(margin), true) => format!("expected quality {quality:.3}{from}: within the margin {margin}"),
+                (Some(margin), false) => format!("expected quality {quality:.3}{from}: not within the margin {margin}"),
+                (None, _) => "nothing can be promised of it: only a fallback".to_owned(),
+            }
         } else if quality >= wanted {
             format!("expected quality {quality:.3}{from} keeps the {wanted:.3} asked for")
         } else {

@@ -17,4 +17,4 @@ pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use guarantee::{Guarantee, LabelledPrompt, PROMPTS_MIN};
 pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
-pub use predictor::{Artefact, Predictor, PredictorError, RouterConfig, prior_ability, probability};
+pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, RouterConfig, prior_ability, probability};

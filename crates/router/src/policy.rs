@@ -1,5 +1,7 @@
 //! Policies: which models a request may go to, what they are measured against and how much quality must stay.
 
+use crate::guarantee::Guarantee;
+use crate::predictor::Predictor;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::Spanned;
@@ -15,6 +17,9 @@ pub struct PolicyConfig {
     /// Share of the baseline's expected quality that must stay, 0 to 1.
     #[serde(default)]
     pub quality_min: Option<Spanned<f64>>,
+    /// The quality is promised: without labels that show it, the baseline serves.
+    #[serde(default)]
+    pub guarantee: bool,
     /// Model names to which the policy is attached.
     #[serde(default)]
     pub applies_to: Vec<Spanned<String>>,
@@ -28,6 +33,8 @@ pub struct Policy {
     pub candidates: Vec<String>,
     pub baseline: String,
     pub quality_min: f64,
+    /// What is promised, where a promise was asked for.
+    pub guarantee: Option<Guarantee>,
 }
 
 /// What supports a quality estimate.
@@ -56,7 +63,21 @@ pub struct PolicyError {
 /// Share of the baseline's quality that a policy keeps unless told otherwise.
 const QUALITY_MIN: f64 = 0.95;
 
+/// How often a promise of quality is to hold.
+const CONFIDENCE: f64 = 0.9;
+
 impl Policy {
+    /// The same with what the predictor's labels allow to promise; `cost` tells dollars from a model and the tokens that go
+    /// in and come out.
+    #[must_use]
+    pub fn with_guarantee(self, predictor: &Predictor, cost: impl Fn(&str, u64, u64) -> f64) -> Self {
+        let others = self.candidates.iter().filter(|id| **id != self.baseline && predictor.knows(id));
+        let models: Vec<String> = std::iter::once(&self.baseline).chain(others).cloned().collect();
+        let labelled = predictor.labelled(&models, |at, input, output| cost(&models[at], input, output));
+        let guarantee = Guarantee::choose(&labelled, 0, self.quality_min, CONFIDENCE);
+        Self { guarantee: Some(guarantee), ..self }
+    }
+
     /// Reads a table; `resolve` finds a model's canonical name, `dearest` picks the baseline of a policy without one.
     ///
     /// # Errors
@@ -94,7 +115,7 @@ impl Policy {
         }
         match baseline {
             Some(baseline) if errors.is_empty() => {
-                Ok(Self { name: name.to_owned(), candidates, baseline, quality_min })
+                Ok(Self { name: name.to_owned(), candidates, baseline, quality_min, guarantee: None })
             }
             _ => Err(errors),
         }

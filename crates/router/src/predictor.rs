@@ -2,6 +2,7 @@
 //! predicted from the prompt), and how long its answer will be.
 
 use crate::features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
+use crate::guarantee::LabelledPrompt;
 use crate::head::{Heads, LABELS_MIN};
 use catalog::{Billing, Model};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,18 @@ pub struct Artefact {
     /// What labels say of single models, by their canonical names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub heads: BTreeMap<String, Heads>,
+    /// The labelled prompts, for promises of quality.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibration: Vec<Calibrated>,
+}
+
+/// A labelled prompt, and what of each model was expected by heads that had not seen its label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibrated {
+    pub input_tokens: u64,
+    /// By canonical name: expected quality, score, expected output tokens.
+    pub models: BTreeMap<String, (f32, f32, u64)>,
 }
 
 impl Artefact {
@@ -140,6 +153,32 @@ impl Predictor {
         let sparse: f32 = features.sparse.iter().map(|(bucket, weight)| self.table[*bucket as usize] * weight).sum();
         let dense = self.standardised(features).zip(&self.artefact.difficulty_dense).map(|(x, w)| x * w).sum::<f32>();
         self.artefact.difficulty_bias + sparse + dense
+    }
+
+    /// The labelled prompts that have a score of each of these models; `cost` tells dollars from a model's place and the
+    /// tokens that go in and come out.
+    pub fn labelled(&self, models: &[String], cost: impl Fn(usize, u64, u64) -> f64) -> Vec<LabelledPrompt> {
+        let of = |calibrated: &Calibrated| -> Option<LabelledPrompt> {
+            let of = models.iter().map(|model| calibrated.models.get(model).copied());
+            let of: Vec<(f32, f32, u64)> = of.collect::<Option<_>>()?;
+            let price = |(at, (_, _, output)): (usize, &(f32, f32, u64))| cost(at, calibrated.input_tokens, *output);
+            Some(LabelledPrompt {
+                expected: of.iter().map(|(expected, ..)| f64::from(*expected)).collect(),
+                scores: of.iter().map(|(_, score, _)| f64::from(*score)).collect(),
+                costs: of.iter().enumerate().map(price).collect(),
+            })
+        };
+        self.artefact.calibration.iter().filter_map(of).collect()
+    }
+
+    /// True where a model has enough labels for a head.
+    pub fn knows(&self, model: &str) -> bool {
+        self.artefact.heads.get(model).is_some_and(|heads| heads.labels >= LABELS_MIN)
+    }
+
+    /// True where labels were learned from with vectors: without one, what is promised says nothing.
+    pub fn needs_vectors(&self) -> bool {
+        self.artefact.heads.values().any(|heads| heads.with_vector.is_some())
     }
 
     /// The artefact that it was made from.

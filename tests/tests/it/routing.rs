@@ -1,10 +1,11 @@
 //! `auto` and policies: who serves, why, and what the client is told.
 
 use crate::stack::{Stack, endpoints, question};
-use router::{Artefact, Predictor};
+use gateway::ConfigFile;
+use router::Predictor;
 use serde_json::json;
 use std::collections::BTreeSet;
-use trainer::router::{Outcome, OutcomeRow, Split, fit_heads, prepare_prompts};
+use trainer::router::{Outcome, OutcomeRow, Split, add_heads, prepare_prompts};
 
 /// Two models with the prices and abilities of the simulator's catalogue page.
 fn config() -> String {
@@ -89,7 +90,7 @@ async fn a_caller_can_ask_for_more_quality_but_not_for_less() {
 }
 
 /// Scored answers of two models: the small one fails where something is to be proved.
-fn labels() -> Vec<OutcomeRow> {
+fn labels(count: usize) -> Vec<OutcomeRow> {
     let row = |at: usize| {
         let is_hard = at.is_multiple_of(2);
         let prompt = match is_hard {
@@ -108,15 +109,15 @@ fn labels() -> Vec<OutcomeRow> {
             outcomes: outcomes.into(),
         }
     };
-    (0..200).map(row).collect()
+    (0..count).map(row).collect()
 }
 
 #[tokio::test]
 async fn labels_of_own_traffic_decide_and_the_trace_says_how_many() {
     let folder = tempfile::tempdir().expect("a folder");
     let onto = Predictor::shipped().expect("an artefact").artefact().clone();
-    let prompts = prepare_prompts(labels(), None, |_| ()).await.expect("prompts");
-    let artefact = Artefact { heads: fit_heads(&prompts, &onto, || ()), ..onto };
+    let prompts = prepare_prompts(labels(200), None, |_| ()).await.expect("prompts");
+    let artefact = add_heads(&prompts, onto, || ());
     let path = folder.path().join("own.json");
     std::fs::write(&path, serde_json::to_string(&artefact).expect("JSON")).expect("written");
     let stack = Stack::start(&format!("{}[router]\nartefact = {path:?}\n", config().replace("0.5\n", "0.9\n"))).await;
@@ -135,15 +136,58 @@ async fn labels_of_own_traffic_decide_and_the_trace_says_how_many() {
 async fn labels_of_the_others_alone_are_not_held_against_a_prior() {
     let folder = tempfile::tempdir().expect("a folder");
     let onto = Predictor::shipped().expect("an artefact").artefact().clone();
-    let mut rows = labels();
+    let mut rows = labels(200);
     for row in &mut rows {
         row.outcomes.remove("acme/large");
     }
     let prompts = prepare_prompts(rows, None, |_| ()).await.expect("prompts");
-    let artefact = Artefact { heads: fit_heads(&prompts, &onto, || ()), ..onto };
+    let artefact = add_heads(&prompts, onto, || ());
     let path = folder.path().join("own.json");
     std::fs::write(&path, serde_json::to_string(&artefact).expect("JSON")).expect("written");
     let stack = Stack::start(&format!("{}[router]\nartefact = {path:?}\n", config())).await;
     let explained = stack.post("/v1/route", &question("policy/saver", "Who wrote Hamlet?")).await.json();
     assert_eq!(explained["data"]["route"]["evidence"], "prior, unverified", "{explained}");
+}
+
+#[tokio::test]
+async fn a_promise_needs_labels_and_holds_back_what_they_do_not_cover() {
+    let promising = config().replace("quality_min = 0.5", "quality_min = 0.95\nguarantee = true");
+    let route = async |stack: &Stack, prompt: &str| {
+        stack.post("/v1/route", &question("policy/saver", prompt)).await.json()["data"]["route"].clone()
+    };
+    let bare = Stack::start(&promising).await;
+    let explained = route(&bare, "What is the capital of country number 999?").await;
+    assert_eq!(explained["candidates"][0]["endpoint"], "acme/large@p0", "{explained}");
+    let said = explained["guarantee"].as_str().expect("a statement");
+    assert!(said.starts_with("nothing is promised: 0 of 400 labelled prompts"), "{said}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let onto = Predictor::shipped().expect("an artefact").artefact().clone();
+    let prompts = prepare_prompts(labels(600), None, |_| ()).await.expect("prompts");
+    let path = folder.path().join("own.json");
+    std::fs::write(&path, serde_json::to_string(&add_heads(&prompts, onto, || ())).expect("JSON")).expect("written");
+    let stack = Stack::start(&format!("{promising}[router]\nartefact = {path:?}\n")).await;
+    for (prompt, first) in [
+        ("What is the capital of country number 999?", "acme/small@p0"),
+        ("Prove that 999 is the sum of four squares.", "acme/large@p0"),
+    ] {
+        let explained = route(&stack, prompt).await;
+        assert_eq!(explained["candidates"][0]["endpoint"], first, "{explained}");
+        assert_eq!(explained["guarantee"], "≥ 95 % of the baseline's quality, 90 % confidence, n = 600");
+    }
+}
+
+#[tokio::test]
+async fn an_artefact_that_cannot_be_used_is_named_at_the_start() {
+    let stack = Stack::start(&config()).await;
+    for (text, problem) in [(None, "cannot read"), (Some("{}"), "not readable"), (Some("[]"), "not readable")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("own.json");
+        if let Some(text) = text {
+            std::fs::write(&path, text).expect("written");
+        }
+        let found = ConfigFile::parse("test", format!("[router]\nartefact = {path:?}\n")).expect("parses");
+        let said = found.check(|_| None, Some(&stack.url(""))).expect_err("refused").to_string();
+        assert!(said.contains("router.artefact") && said.contains(problem), "{said}");
+    }
 }

@@ -23,7 +23,7 @@ pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Bo
     let found = meaning::find(&app, &asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.clone());
     let why_not = meaning::why_not(&found);
-    let route = relay::route(&app, &asked, offer.as_ref(), meaning::vector(&found));
+    let route = relay::route(&app, &asked, offer.as_ref(), meaning::vector(&app, &asked, &found).await.as_deref());
     let mut explained = relay::trace(&asked, &route, offer.as_ref(), why_not);
     explained["cache"]["exact"] = json!(exact.map(|entry| entry.id.clone()));
     explained["policy"] = json!(asked.policy.as_ref().map(|policy| &policy.name));

@@ -6,7 +6,8 @@ use embedding::Embedder;
 use router::{Artefact, Predictor};
 use std::path::PathBuf;
 use trainer::router::{
-    OutcomeRow, SHIPPABLE, Split, fit, fit_heads, models_with_labels, prepare_prompts, read_outcome_file, read_outcomes,
+    OutcomeRow, SHIPPABLE, Split, add_heads, fit, fits, models_with_labels, prepare_prompts, read_outcome_file,
+    read_outcomes,
 };
 
 #[derive(clap::Args)]
@@ -82,11 +83,11 @@ async fn learn_labels(rows: Vec<OutcomeRow>) -> Result<Artefact, Failure> {
         let problem = format!("{} prompts, and no model with {} scored answers", prompts.len(), router::LABELS_MIN);
         return Err(Failure::Usage(problem));
     }
-    let fitting = bar(models.len(), "fitting");
+    let fitting = bar(fits(models.len()), "fitting");
     let fitted = move || {
-        let heads = fit_heads(&prompts, &onto, || fitting.inc(1));
+        let artefact = add_heads(&prompts, onto, || fitting.inc(1));
         fitting.finish_and_clear();
-        Artefact { heads, ..onto }
+        artefact
     };
     let artefact = tokio::task::spawn_blocking(fitted).await.map_err(|error| Failure::Request(error.to_string()))?;
     for (model, heads) in &artefact.heads {

@@ -147,6 +147,7 @@ impl Weights {
                 .map(|(name, at)| ((*name).to_owned(), rounded(self.values[ABILITIES_AT + at] - median)))
                 .collect(),
             heads: BTreeMap::new(),
+            calibration: Vec::new(),
             length_bias: rounded(length.bias),
             length_dense: length.weights.into_iter().map(rounded).collect(),
         }

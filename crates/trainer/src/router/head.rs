@@ -1,11 +1,9 @@
 //! Fitting a head: logistic regression with fractional targets on form, words and meaning, under one Gaussian prior.
 
 use super::lbfgs::minimise;
-use super::length::fit_logarithm;
-use super::outcomes::Outcome;
 use super::prepared::{Prompt, Scale};
-use ::router::{Artefact, DENSE_COUNT, Head, Heads, LABELS_MIN};
-use std::collections::{BTreeMap, HashMap};
+use ::router::{DENSE_COUNT, Head};
+use std::collections::HashMap;
 
 /// How much a number of each kind may say: what its values are multiplied with before the common prior.
 const WORDS: f64 = 3.0;
@@ -21,51 +19,6 @@ const CLEARLY: f64 = 0.95;
 const STEPS: usize = 100;
 /// Words that say less are left out of an artefact.
 const WORD_MIN: f32 = 1e-3;
-
-/// Fits heads to every model with enough labels, on the scale of an artefact; `told` is called after each.
-pub fn fit_heads(prompts: &[Prompt], onto: &Artefact, told: impl Fn() + Sync) -> BTreeMap<String, Heads> {
-    let scale = Scale::from_artefact(onto);
-    let all: Vec<&Prompt> = prompts.iter().collect();
-    let bare: Vec<Prompt> = prompts.iter().map(|prompt| Prompt { vector: Vec::new(), ..prompt.clone() }).collect();
-    let has_vectors = prompts.first().is_some_and(|prompt| !prompt.vector.is_empty());
-    let with_vector = has_vectors.then(|| Design::of(&all, &scale));
-    let without_vector = Design::of(&bare.iter().collect::<Vec<_>>(), &scale);
-    let inputs: Vec<[f32; DENSE_COUNT]> = prompts.iter().map(|prompt| scale.apply(&prompt.features)).collect();
-    let fit = |model: &String| -> (String, Heads) {
-        let outcomes: Vec<Option<Outcome>> =
-            prompts.iter().map(|prompt| prompt.row.outcomes.get(model).copied()).collect();
-        let scores: Vec<Option<f64>> = outcomes.iter().map(|outcome| outcome.map(|outcome| outcome.0)).collect();
-        let lengths = inputs.iter().zip(&outcomes).filter_map(|(input, outcome)| {
-            let tokens = (*outcome)?.1.filter(|tokens| *tokens >= 1.0)?;
-            Some((*input, tokens.ln()))
-        });
-        let (measured, logarithms): (Vec<_>, Vec<f64>) = lengths.unzip();
-        let length = fit_logarithm(&measured, &logarithms)
-            .map(|(bias, weights)| (bias as f32, weights.iter().map(|weight| *weight as f32).collect()));
-        let heads = Heads {
-            labels: scores.iter().flatten().count(),
-            with_vector: with_vector.as_ref().map(|design| design.fit(&scores)),
-            without_vector: without_vector.fit(&scores),
-            length,
-        };
-        told();
-        (model.clone(), heads)
-    };
-    let models = models_with_labels(prompts);
-    let (ours, theirs) = models.split_at(models.len().div_ceil(2));
-    std::thread::scope(|scope| {
-        let beside = scope.spawn(|| theirs.iter().map(fit).collect::<Vec<_>>());
-        let own: Vec<_> = ours.iter().map(fit).collect();
-        own.into_iter().chain(beside.join().unwrap_or_default()).collect()
-    })
-}
-
-/// The models with enough labels for a head.
-pub fn models_with_labels(prompts: &[Prompt]) -> Vec<String> {
-    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    prompts.iter().flat_map(|prompt| prompt.row.outcomes.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
-    counts.into_iter().filter(|(_, count)| *count >= LABELS_MIN).map(|(name, _)| name.clone()).collect()
-}
 
 /// The training prompts in one matrix; heads of several models are fitted to it.
 pub(super) struct Design {
