@@ -1,18 +1,20 @@
 //! The configuration: one file composed of each crate's table, checked as a whole before anything starts.
 
+mod examples;
+mod policies;
 mod reach;
 mod report;
 
+pub use examples::Tried;
 pub use report::{ConfigError, Mistake};
 
 use cache::CacheConfig;
 use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
-use protocol::Usage;
+use policies::answerers;
 use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
-use reach::baseline_of;
-use router::{Policy, PolicyConfig, Predictor, RouterConfig};
+use router::{Example, Policy, PolicyConfig, Predictor, RouterConfig};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -97,6 +99,8 @@ pub struct ConfigFile {
     text: String,
     tables: Tables,
     listing: Option<Arc<Listing>>,
+    /// The file of each policy that has one of its own.
+    policy_files: BTreeMap<String, String>,
 }
 
 /// What is wrong with a configuration, and what its operator should know.
@@ -118,6 +122,8 @@ pub struct Config {
     pub providers: Providers,
     pub predictor: Arc<Predictor>,
     pub policies: BTreeMap<String, Arc<Policy>>,
+    /// What the policies are to decide, with their names.
+    pub examples: Vec<(String, Example)>,
     /// Model names to which a policy is attached.
     pub attached: HashMap<String, String>,
     /// For each policy, what makes its answers interchangeable: it, and who may answer.
@@ -159,10 +165,20 @@ impl ConfigFile {
     /// # Errors
     /// When it cannot be read or is not TOML of the known tables.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Unreadable { name: name.clone(), problem: error.to_string() })?;
-        Self::parse(&name, text)
+        let read = |path: &Path| {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Unreadable { name: name.clone(), problem: error.to_string() })?;
+            Ok((name, text))
+        };
+        let (name, text) = read(path)?;
+        let mut file = Self::parse(&name, text)?;
+        let folder = path.parent().unwrap_or(Path::new("")).join("policies");
+        for path in policies::files(&folder)? {
+            let (name, text) = read(&path)?;
+            file.add_policy(&path, &name, &text)?;
+        }
+        Ok(file)
     }
 
     /// Parses the text of a file called `name`.
@@ -171,7 +187,7 @@ impl ConfigFile {
     /// With the parser's first complaint.
     pub fn parse(name: &str, text: String) -> Result<Self, ConfigError> {
         match toml::from_str(&text) {
-            Ok(tables) => Ok(Self { name: name.to_owned(), text, tables, listing: None }),
+            Ok(tables) => Ok(Self { name: name.to_owned(), text, tables, ..Self::default() }),
             Err(error) => {
                 let mistake = Mistake::new(error.span().unwrap_or_default(), "", error.message());
                 Err(ConfigError::mistakes(name, &text, vec![mistake]))
@@ -254,6 +270,12 @@ impl ConfigFile {
             return Err(ConfigError::mistakes(&self.name, &self.text, mistakes));
         };
         let answerers = policies.values().map(|policy| (policy.name.clone(), answerers(policy, &catalog))).collect();
+        let examples = self
+            .tables
+            .policies
+            .iter()
+            .flat_map(|(name, config)| config.examples.iter().map(|example| (name.clone(), example.clone())));
+        let examples = examples.collect();
         let Tables { mut server, database, embedding, cache, execution, .. } = self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
         let providers = providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
@@ -267,6 +289,7 @@ impl ConfigFile {
             providers,
             predictor: Arc::new(predictor),
             policies,
+            examples,
             attached,
             answerers,
             notices,
@@ -283,117 +306,6 @@ impl ConfigFile {
         };
         read.map_err(|problem| mistakes.push(Mistake::new(0..0, "router.artefact", problem))).ok()
     }
-
-    fn policies(
-        &self,
-        catalog: &Catalog,
-        predictor: Option<&Predictor>,
-        mistakes: &mut Vec<Mistake>,
-        notices: &mut Vec<String>,
-    ) -> (BTreeMap<String, Arc<Policy>>, HashMap<String, String>) {
-        let resolve = |name: &str| match catalog.resolve(name) {
-            Ok(resolved) => Ok(resolved.model.id.clone()),
-            Err(unknown) if unknown.nearest.is_empty() => Err(format!("no model `{name}`")),
-            Err(unknown) => Err(format!("no model `{name}`; did you mean {}?", unknown.nearest.join(", "))),
-        };
-        let mut policies = BTreeMap::new();
-        let mut attached: HashMap<String, String> = HashMap::new();
-        for (name, config) in &self.tables.policies {
-            let config = &without_withdrawn(name, config, catalog, notices);
-            match Policy::from_config(name, config, resolve, |ids| baseline_of(catalog, ids)) {
-                Ok(policy) => {
-                    let policy = match predictor.filter(|_| config.guarantee) {
-                        None => policy,
-                        Some(predictor) => promising(policy, predictor, catalog, notices),
-                    };
-                    policies.insert(name.clone(), Arc::new(policy));
-                }
-                Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
-            }
-            for (at, model) in config.applies_to.iter().enumerate() {
-                let field = format!("policies.{name}.applies_to[{at}]");
-                match resolve(model.get_ref()) {
-                    Ok(_) if catalog.find(model.get_ref()).is_some_and(|found| found.in_place_of.is_some()) => {
-                        let problem = format!("`{}` is withdrawn; name its successor", model.get_ref());
-                        mistakes.push(Mistake::new(model.span(), field, problem));
-                    }
-                    Err(problem) => mistakes.push(Mistake::new(model.span(), field, problem)),
-                    Ok(id) => {
-                        if let Some(other) = attached.insert(id, name.clone()) {
-                            let problem = format!("the policy `{other}` is attached to `{}` already", model.get_ref());
-                            mistakes.push(Mistake::new(model.span(), field, problem));
-                        }
-                    }
-                }
-            }
-        }
-        if !policies.contains_key(AUTO) && mistakes.is_empty() && !catalog.is_empty() {
-            let candidates: Vec<String> =
-                catalog.models().filter(|model| is_for_auto(model)).map(|model| model.id.clone()).collect();
-            if let Some(baseline) = baseline_of(catalog, &candidates) {
-                notices.push(format!(
-                    "auto: {} candidates, baseline {baseline} (the dearest of the newest generation); quality is a \
-                     prior, unverified",
-                    candidates.len()
-                ));
-                let policy = Policy { name: AUTO.to_owned(), candidates, baseline, quality_min: 0.95, guarantee: None };
-                policies.insert(AUTO.to_owned(), Arc::new(policy));
-            }
-        }
-        (policies, attached)
-    }
-}
-
-/// A policy with what can be promised of it, at the prices of the moment.
-fn promising(policy: Policy, predictor: &Predictor, catalog: &Catalog, notices: &mut Vec<String>) -> Policy {
-    let cost = |model: &str, input: u64, output: u64| {
-        let usage = Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
-        let found = catalog.find(model);
-        let costs = found.iter().flat_map(|found| &found.model.endpoints).map(|endpoint| endpoint.price.cost(usage));
-        costs.min().map_or(f64::INFINITY, |cost| cost.as_usd())
-    };
-    let policy = policy.with_guarantee(predictor, cost);
-    let said = policy.guarantee.map(|guarantee| guarantee.statement()).unwrap_or_default();
-    notices.push(format!("policy `{}`: {said}", policy.name));
-    policy
-}
-
-/// A policy without candidates that a provider has withdrawn since it was written, as long as another is left: a refresh of
-/// prices must not be refused for them.
-fn without_withdrawn(name: &str, config: &PolicyConfig, catalog: &Catalog, notices: &mut Vec<String>) -> PolicyConfig {
-    let mut config = config.clone();
-    let was_listed = |id: &str| {
-        Listing::shipped().is_ok_and(|shipped| shipped.models.contains_key(id)) || {
-            let listing = catalog.listing();
-            listing
-                .is_some_and(|listing| listing.gone.iter().any(|gone| gone == id || gone.ends_with(&format!("/{id}"))))
-        }
-    };
-    let is_gone = |id: &str| catalog.find(id).is_none() && was_listed(id);
-    if config.candidates.iter().all(|candidate| is_gone(candidate.get_ref())) {
-        return config; // all gone is a mistake, and is named as one
-    }
-    config.candidates.retain(|candidate| {
-        let gone = is_gone(candidate.get_ref());
-        if gone {
-            notices
-                .push(format!("policy `{name}`: `{}` cannot be reached any more and is left out", candidate.get_ref()));
-        }
-        !gone
-    });
-    config
-}
-
-/// A policy and all endpoints behind it, in a digest: hundreds of names would be hashed for each request.
-fn answerers(policy: &Policy, catalog: &Catalog) -> String {
-    let promise = policy.guarantee.and_then(|guarantee| guarantee.margin);
-    let mut text = format!("policy {} {} {} {promise:?}", policy.name, policy.baseline, policy.quality_min);
-    for resolved in policy.candidates.iter().filter_map(|id| catalog.find(id)) {
-        for endpoint in &resolved.model.endpoints {
-            text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));
-        }
-    }
-    protocol::digest_of(text.as_bytes()).to_string()
 }
 
 /// True where `auto` may choose a model: it writes, has a future, and is paid by the token.

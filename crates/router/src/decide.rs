@@ -2,9 +2,10 @@
 
 use crate::endpoints::{Standing, Suffixes, lot, missed, unfit};
 use crate::features::Features;
-use crate::guarantee::Guarantee;
 use crate::policy::{Evidence, Policy};
 use crate::predictor::{Expected, Predictor};
+use crate::rank::rank_by_policy;
+use crate::rule::{Asker, Ruled};
 use catalog::{Billing, Endpoint, Makes, Model, Record};
 use protocol::{ChatRequest, Content, Usage};
 use serde::Serialize;
@@ -47,6 +48,8 @@ pub struct Question<'a> {
     pub models: &'a [Wanted],
     /// The policy that chooses among them; `None` where the client named them.
     pub policy: Option<&'a Policy>,
+    /// Who asks, for the policy's rules.
+    pub asker: Asker<'a>,
     /// Share of the baseline's quality to keep, where the caller tightened the policy's.
     pub quality_min: Option<f64>,
     pub baseline: Option<&'a Model>,
@@ -99,22 +102,11 @@ pub struct Route {
     /// What is promised of the quality, where the policy promises.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guarantee: Option<String>,
+    /// Rules whose condition could not be told, and why; they did not apply.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules_failed: Vec<String>,
     pub difficulty: Option<f64>,
     pub input_tokens: u64,
-}
-
-impl Question<'_> {
-    /// True where a promise covers a candidate: it has labels as the baseline has, and is expected to be hardly worse. What
-    /// the caller tightens is kept beside.
-    fn is_within(&self, guarantee: Guarantee, candidate: &Candidate, baseline: Expected) -> bool {
-        let is_seen = self.vector.is_some() || self.predictor.is_some_and(|predictor| !predictor.needs_vectors());
-        let (Some(margin), Some((best, _)), Some(quality)) = (guarantee.margin, baseline.labelled, candidate.quality)
-        else {
-            return false;
-        };
-        let tightened = self.quality_min.is_none_or(|min| min <= guarantee.quality_min || quality >= min * best);
-        is_seen && candidate.labels.is_some() && quality >= best - margin && tightened
-    }
 }
 
 fn endpoint_id<S: serde::Serializer>(endpoint: &Arc<Endpoint>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -151,16 +143,21 @@ pub fn decide(question: Question<'_>) -> Route {
         offer: question.offer.filter(|offer| offer.admissible).cloned(),
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
         guarantee: None,
+        rules_failed: Vec::new(),
         difficulty: seen.as_ref().map(|(_, seen)| f64::from(seen.difficulty())),
         input_tokens: estimate_tokens(request),
     };
+    let rules = question.policy.map_or(&[][..], |policy| &policy.rules);
+    let ruled = Ruled::by(rules, request, question.asker, route.input_tokens);
+    route.rules_failed.clone_from(&ruled.failed);
     let mut standing: Vec<(Standing, Candidate)> = Vec::new();
     for wanted in question.models {
         let expected = expect(&wanted.model);
         let guess = expected.map_or(OUTPUT_TOKENS_GUESS, |expected| expected.output_tokens);
         let mut group = Vec::new();
         for endpoint in &wanted.model.endpoints {
-            match unsuitable(question, wanted, endpoint, route.input_tokens) {
+            let objection = unsuitable(question, wanted, endpoint, route.input_tokens);
+            match objection.or_else(|| ruled.objection(endpoint)) {
                 Some(reason) => route.rejected.push(Rejected { endpoint: endpoint.id.clone(), reason }),
                 None => {
                     let mut candidate = candidate(question, endpoint, route.input_tokens, guess);
@@ -168,6 +165,10 @@ pub fn decide(question: Question<'_>) -> Route {
                         let labelled = expected.labelled.filter(|_| by_labels);
                         candidate.quality = Some(labelled.map_or(expected.prior, |(quality, _)| quality));
                         candidate.labels = labelled.map(|(_, labels)| labels);
+                    }
+                    if let Some(reason) = too_dear(question, &candidate) {
+                        route.rejected.push(Rejected { endpoint: endpoint.id.clone(), reason });
+                        continue;
                     }
                     group.push((stand(question, wanted, endpoint, &mut candidate), candidate));
                 }
@@ -187,7 +188,7 @@ pub fn decide(question: Question<'_>) -> Route {
     number(request, &mut standing);
     route.candidates = standing.into_iter().map(|(_, candidate)| candidate).collect();
     match question.policy {
-        Some(policy) => rank_by_policy(&mut route, policy, question, baseline),
+        Some(policy) => rank_by_policy(&mut route, policy, question, &ruled, baseline),
         None => {
             let mut successors = successors(question, &route, expect);
             route.candidates.append(&mut successors);
@@ -205,6 +206,13 @@ fn unsuitable(question: Question<'_>, wanted: &Wanted, endpoint: &Endpoint, inpu
         return Some("is not paid by the token, so `auto` does not choose it".to_owned());
     }
     unfit(question.request, &wanted.model, endpoint, wanted.suffixes, input_tokens)
+}
+
+/// Why an endpoint costs more than the policy lets it.
+fn too_dear(question: Question<'_>, candidate: &Candidate) -> Option<String> {
+    let cost_max = question.policy?.cost_max_usd?;
+    let cost = candidate.expected_cost_usd;
+    (cost > cost_max).then(|| format!("expected to cost ${cost:.6}, over the policy's cost_max_usd of {cost_max}"))
 }
 
 fn candidate(question: Question<'_>, endpoint: &Arc<Endpoint>, input_tokens: u64, guess: u64) -> Candidate {
@@ -311,70 +319,5 @@ fn number(request: &ChatRequest, candidates: &mut [(Standing, Candidate)]) {
             && (before.failing, before.missed, before.aggregator) == (this.failing, this.missed, this.aggregator)
             && before.key > f64::NEG_INFINITY;
         candidates[at].1.rank = first.rank + usize::from(!equal || ordered);
-    }
-}
-
-/// The cheapest that keeps enough of the baseline's quality, then dearer ones that do, then the rest, best first.
-fn rank_by_policy(route: &mut Route, policy: &Policy, question: Question<'_>, baseline: Option<Expected>) {
-    let quality_min = policy.quality_min.max(question.quality_min.unwrap_or(0.0));
-    let Some(baseline) = baseline else {
-        // Without a predictor nothing is known of quality: the baseline serves, the others are a fallback.
-        route.candidates.sort_by_key(|candidate| candidate.endpoint.model != policy.baseline);
-        for candidate in &mut route.candidates {
-            candidate.reason = "no predictor: the baseline goes first".to_owned();
-        }
-        return;
-    };
-    // What is known from labels is held against labels, a prior against a prior.
-    let wanted = |candidate: &Candidate| match (candidate.labels, baseline.labelled) {
-        (Some(_), Some((quality, _))) => quality * quality_min,
-        _ => baseline.prior * quality_min,
-    };
-    let promised = |candidate: &Candidate| match policy.guarantee {
-        None => true,
-        Some(guarantee) => question.is_within(guarantee, candidate, baseline),
-    };
-    let keeps = |candidate: &Candidate| {
-        let enough =
-            candidate.quality.is_some_and(|quality| policy.guarantee.is_some() || quality >= wanted(candidate));
-        candidate.endpoint.model == policy.baseline || enough && promised(candidate)
-    };
-    route.guarantee = policy.guarantee.map(|guarantee| guarantee.statement());
-    // What fails goes last whatever it promises.
-    let failing = |candidate: &Candidate| (question.records)(&candidate.endpoint).failing;
-    let mut ranked: Vec<(bool, Candidate)> =
-        std::mem::take(&mut route.candidates).into_iter().map(|candidate| (failing(&candidate), candidate)).collect();
-    ranked.sort_by(|(a_fails, a), (b_fails, b)| {
-        let by_quality = || b.quality.unwrap_or(0.0).total_cmp(&a.quality.unwrap_or(0.0));
-        let by_cost = || a.expected_cost_usd.total_cmp(&b.expected_cost_usd);
-        let by_class = || keeps(b).cmp(&keeps(a)).then_with(|| a_fails.cmp(b_fails));
-        by_class().then_with(|| if keeps(a) { by_cost() } else { by_quality() })
-    });
-    route.candidates = ranked.into_iter().map(|(_, candidate)| candidate).collect();
-    for at in 1..route.candidates.len() {
-        let (before, this) = (&route.candidates[at - 1], &route.candidates[at]);
-        let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
-        route.candidates[at].rank = before.rank + usize::from(!equal);
-    }
-    let is_labelled = |candidate: &Candidate| candidate.labels.is_some();
-    if baseline.labelled.is_some() && route.candidates.first().is_some_and(is_labelled) {
-        route.evidence = Evidence::Labels;
-    }
-    for candidate in &mut route.candidates {
-        let (quality, wanted) = (candidate.quality.unwrap_or(0.0), wanted(candidate));
-        let from = candidate.labels.map_or_else(String::new, |labels| format!(" by {labels} labels"));
-        candidate.reason = if candidate.endpoint.model == policy.baseline {
-            format!("the baseline, expected quality {quality:.3}{from}")
-        } else if let Some(guarantee) = policy.guarantee {
-            match (guarantee.margin, question.is_within(guarantee, candidate, baseline)) {
-                (Some(margin), true) => format!("expected quality {quality:.3}{from}: within the margin {margin}"),
-                (Some(margin), false) => format!("expected quality {quality:.3}{from}: not within the margin {margin}"),
-                (None, _) => "nothing can be promised of it: only a fallback".to_owned(),
-            }
-        } else if quality >= wanted {
-            format!("expected quality {quality:.3}{from} keeps the {wanted:.3} asked for")
-        } else {
-            format!("expected quality {quality:.3}{from} is under the {wanted:.3} asked for: only a fallback")
-        };
     }
 }

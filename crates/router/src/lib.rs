@@ -8,6 +8,8 @@ mod guarantee;
 mod head;
 mod policy;
 mod predictor;
+mod rank;
+mod rule;
 #[cfg(test)]
 mod rules;
 
@@ -16,5 +18,6 @@ pub use endpoints::{Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use guarantee::{Guarantee, LabelledPrompt, PROMPTS_MIN};
 pub use head::{Head, Heads, LABELS_MIN};
-pub use policy::{Evidence, Policy, PolicyConfig, PolicyError};
+pub use policy::{Evidence, Example, Order, Policy, PolicyConfig, PolicyError};
 pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, RouterConfig, prior_ability, probability};
+pub use rule::{Asker, Pattern, Rule, RuleConfig, RuleMistake};

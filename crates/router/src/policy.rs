@@ -2,6 +2,7 @@
 
 use crate::guarantee::Guarantee;
 use crate::predictor::Predictor;
+use crate::rule::{Rule, RuleConfig};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::Spanned;
@@ -10,19 +11,61 @@ use toml::Spanned;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
-    pub candidates: Vec<Spanned<String>>,
+    /// Left out: every model that `auto` may choose.
+    #[serde(default)]
+    pub candidates: Option<Vec<Spanned<String>>>,
     /// The model that quality and savings are measured against; by default the dearest candidate.
     #[serde(default)]
     pub baseline: Option<Spanned<String>>,
     /// Share of the baseline's expected quality that must stay, 0 to 1.
     #[serde(default)]
     pub quality_min: Option<Spanned<f64>>,
+    /// What a right answer is worth: the model with the highest expected worth less its cost serves, instead of the cheapest
+    /// that keeps the quality.
+    #[serde(default)]
+    pub correct_answer_value_usd: Option<Spanned<f64>>,
+    /// An endpoint that is expected to cost more does not serve.
+    #[serde(default)]
+    pub cost_max_usd: Option<Spanned<f64>>,
+    /// What decides among models that keep the quality.
+    #[serde(default)]
+    pub sort: Order,
+    #[serde(default)]
+    pub rules: Vec<RuleConfig>,
+    /// Requests with the model that is to serve them; `sluice policy test` tries them.
+    #[serde(default)]
+    pub examples: Vec<Example>,
     /// The quality is promised: without labels that show it, the baseline serves.
     #[serde(default)]
     pub guarantee: bool,
     /// Model names to which the policy is attached.
     #[serde(default)]
     pub applies_to: Vec<Spanned<String>>,
+}
+
+/// What decides among models that keep the quality.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    #[default]
+    Price,
+    /// Time to the first token, as seen lately.
+    Latency,
+    /// Tokens a second, as seen lately.
+    Throughput,
+}
+
+/// One `[[policies.<name>.examples]]` table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// The user's turn of a request to the policy.
+    pub prompt: String,
+    /// More fields of the request, as JSON.
+    #[serde(default)]
+    pub request: Option<String>,
+    /// The model that serves.
+    pub picks: String,
 }
 
 /// A validated policy; its models exist.
@@ -33,6 +76,10 @@ pub struct Policy {
     pub candidates: Vec<String>,
     pub baseline: String,
     pub quality_min: f64,
+    pub correct_answer_value_usd: Option<f64>,
+    pub cost_max_usd: Option<f64>,
+    pub order: Order,
+    pub rules: Vec<Rule>,
     /// What is promised, where a promise was asked for.
     pub guarantee: Option<Guarantee>,
 }
@@ -78,46 +125,123 @@ impl Policy {
         Self { guarantee: Some(guarantee), ..self }
     }
 
-    /// Reads a table; `resolve` finds a model's canonical name, `dearest` picks the baseline of a policy without one.
+    /// A policy that keeps a share of the baseline's quality, and nothing else.
+    pub fn plain(name: &str, candidates: Vec<String>, baseline: String, quality_min: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            candidates,
+            baseline,
+            quality_min,
+            correct_answer_value_usd: None,
+            cost_max_usd: None,
+            order: Order::Price,
+            rules: Vec::new(),
+            guarantee: None,
+        }
+    }
+
+    /// Reads a table. `resolve` finds a model's canonical name, `all` are the candidates of a policy that names none, and
+    /// `dearest` picks the baseline of one without.
     ///
     /// # Errors
     /// Every mistake in the table.
     pub fn from_config(
         name: &str,
         config: &PolicyConfig,
-        resolve: impl Fn(&str) -> Result<String, String>,
+        resolve: impl Fn(&str) -> Result<String, String> + Copy,
+        all: impl FnOnce() -> Vec<String>,
         dearest: impl Fn(&[String]) -> Option<String>,
     ) -> Result<Self, Vec<PolicyError>> {
-        let place = format!("policies.{name}");
-        let mut errors = Vec::new();
-        let mut find = |value: &Spanned<String>, field: String| match resolve(value.get_ref()) {
-            Ok(id) => Some(id),
-            Err(problem) => {
-                errors.push(PolicyError { span: value.span(), field, problem });
-                None
-            }
+        let mut reading = Reading { place: format!("policies.{name}"), errors: Vec::new() };
+        let candidates = match &config.candidates {
+            None => all(),
+            Some(named) => reading.candidates(named, resolve),
         };
-        let mut candidates = Vec::new();
-        for (at, candidate) in config.candidates.iter().enumerate() {
-            candidates.extend(find(candidate, format!("{place}.candidates[{at}]")));
-        }
-        let baseline = config.baseline.as_ref().map(|value| find(value, format!("{place}.baseline")));
-        let baseline = baseline.unwrap_or_else(|| dearest(&candidates));
-        if config.candidates.is_empty() {
-            let problem = "empty; name at least one model".to_owned();
-            errors.push(PolicyError { span: 0..0, field: format!("{place}.candidates"), problem });
-        }
-        let quality_min = config.quality_min.as_ref().map_or(QUALITY_MIN, |value| *value.get_ref());
-        if !(0.0..=1.0).contains(&quality_min) {
-            let span = config.quality_min.as_ref().map_or(0..0, Spanned::span);
-            let problem = format!("{quality_min}; use a share from 0 to 1");
-            errors.push(PolicyError { span, field: format!("{place}.quality_min"), problem });
+        let baseline = match &config.baseline {
+            None => dearest(&candidates),
+            Some(value) => reading.found(value, "baseline", resolve(value.get_ref())),
+        };
+        let quality_min = reading.share("quality_min", config.quality_min.as_ref()).unwrap_or(QUALITY_MIN);
+        let correct_answer_value_usd = reading.money("correct_answer_value_usd", &config.correct_answer_value_usd);
+        let cost_max_usd = reading.money("cost_max_usd", &config.cost_max_usd);
+        let rules = reading.rules(&config.rules, resolve);
+        if config.guarantee && config.correct_answer_value_usd.is_some() {
+            let problem = "a promise of quality and a price for it exclude each other; leave one out";
+            reading.error(0..0, "guarantee", problem.to_owned());
         }
         match baseline {
-            Some(baseline) if errors.is_empty() => {
-                Ok(Self { name: name.to_owned(), candidates, baseline, quality_min, guarantee: None })
+            Some(baseline) if reading.errors.is_empty() => Ok(Self {
+                correct_answer_value_usd,
+                cost_max_usd,
+                order: config.sort,
+                rules,
+                ..Self::plain(name, candidates, baseline, quality_min)
+            }),
+            None if reading.errors.is_empty() => {
+                reading.error(0..0, "candidates", "no model can be reached".to_owned());
+                Err(reading.errors)
             }
-            _ => Err(errors),
+            _ => Err(reading.errors),
         }
+    }
+}
+
+/// The mistakes found while a table is read.
+struct Reading {
+    place: String,
+    errors: Vec<PolicyError>,
+}
+
+impl Reading {
+    fn error(&mut self, span: std::ops::Range<usize>, field: &str, problem: String) {
+        self.errors.push(PolicyError { span, field: format!("{}.{field}", self.place), problem });
+    }
+
+    fn found<T>(&mut self, value: &Spanned<String>, field: &str, found: Result<T, String>) -> Option<T> {
+        found.map_err(|problem| self.error(value.span(), field, problem)).ok()
+    }
+
+    fn candidates(
+        &mut self,
+        named: &[Spanned<String>],
+        resolve: impl Fn(&str) -> Result<String, String>,
+    ) -> Vec<String> {
+        if named.is_empty() {
+            self.error(0..0, "candidates", "empty; name at least one model, or leave it out for all".to_owned());
+        }
+        let mut candidates = Vec::new();
+        for (at, candidate) in named.iter().enumerate() {
+            candidates.extend(self.found(candidate, &format!("candidates[{at}]"), resolve(candidate.get_ref())));
+        }
+        candidates
+    }
+
+    fn share(&mut self, field: &str, value: Option<&Spanned<f64>>) -> Option<f64> {
+        let value = value?;
+        if !(0.0..=1.0).contains(value.get_ref()) {
+            self.error(value.span(), field, format!("{}; use a share from 0 to 1", value.get_ref()));
+        }
+        Some(*value.get_ref())
+    }
+
+    fn money(&mut self, field: &str, value: &Option<Spanned<f64>>) -> Option<f64> {
+        let value = value.as_ref()?;
+        if !(0.0..1e9).contains(value.get_ref()) {
+            self.error(value.span(), field, format!("{}; use dollars, 0 or more", value.get_ref()));
+        }
+        Some(*value.get_ref())
+    }
+
+    fn rules(&mut self, rules: &[RuleConfig], resolve: impl Fn(&str) -> Result<String, String> + Copy) -> Vec<Rule> {
+        let mut read = Vec::new();
+        for (at, rule) in rules.iter().enumerate() {
+            match Rule::from_config(rule, resolve) {
+                Ok(rule) => read.push(rule),
+                Err(mistakes) => mistakes
+                    .into_iter()
+                    .for_each(|(span, field, problem)| self.error(span, &format!("rules[{at}].{field}"), problem)),
+            }
+        }
+        read
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Failure {
     CacheModel(#[from] CacheModelError),
     #[error("{0}")]
     Predictor(#[from] PredictorError),
+    #[error("{wrong} of {all} examples are decided otherwise")]
+    Examples { wrong: usize, all: usize },
     #[error("{0}")]
     Request(String),
     #[error("{0}")]

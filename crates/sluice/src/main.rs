@@ -7,6 +7,7 @@ mod eval;
 mod failure;
 mod keys;
 mod ledger;
+mod policy;
 mod reload;
 mod serve;
 mod simulate;
@@ -46,6 +47,9 @@ enum Command {
     /// Lists and closes requests whose cost nobody confirmed.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Tries what policies decide.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Starts a provider that answers from a file or with marked synthetic text.
     Simulate(simulate::Arguments),
     /// Fits a model on recorded outcomes.
@@ -71,6 +75,7 @@ async fn main() -> ExitCode {
         Command::Catalog(command) => catalog::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Ledger(command) => ledger::run(command).await,
+        Command::Policy(command) => policy::run(command),
         Command::Simulate(arguments) => simulate::run(arguments).await,
         Command::Train(command) => train::run(command).await,
         Command::Eval(command) => eval::run(command).await,

@@ -17,6 +17,7 @@ mod faults;
 mod hostile;
 mod lifecycle;
 mod outage;
+mod policies;
 mod routing;
 mod semantic;
 mod stack;

@@ -1,0 +1,147 @@
+//! What a policy makes of the endpoints that can serve: who goes first, and why.
+
+use crate::decide::{Candidate, Question, Route};
+use crate::guarantee::Guarantee;
+use crate::policy::{Evidence, Order, Policy};
+use crate::predictor::Expected;
+use crate::rule::Ruled;
+
+/// How a candidate stands; smaller goes first.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+struct Place {
+    /// 0 where a rule prefers it, 1 where it keeps what is asked for, 2 where it is only a fallback.
+    class: u8,
+    /// What fails goes last whatever it promises.
+    failing: bool,
+    /// By the policy's order, or by quality among fallbacks.
+    key: f64,
+    cost: f64,
+}
+
+struct Ranking<'a> {
+    policy: &'a Policy,
+    question: Question<'a>,
+    ruled: &'a Ruled<'a>,
+    baseline: Expected,
+    quality_min: f64,
+}
+
+/// First what rules prefer, then what keeps enough of the baseline's quality in the policy's order, then the rest, best first.
+pub(crate) fn rank_by_policy(
+    route: &mut Route,
+    policy: &Policy,
+    question: Question<'_>,
+    ruled: &Ruled<'_>,
+    baseline: Option<Expected>,
+) {
+    let Some(baseline) = baseline else {
+        // Without a predictor nothing is known of quality: the baseline serves, the others are a fallback.
+        route.candidates.sort_by_key(|candidate| candidate.endpoint.model != policy.baseline);
+        for candidate in &mut route.candidates {
+            candidate.reason = "no predictor: the baseline goes first".to_owned();
+        }
+        return;
+    };
+    let quality_min = policy.quality_min.max(question.quality_min.unwrap_or(0.0));
+    let ranking = Ranking { policy, question, ruled, baseline, quality_min };
+    let mut placed: Vec<(Place, Candidate)> = std::mem::take(&mut route.candidates)
+        .into_iter()
+        .map(|candidate| (ranking.place(&candidate), candidate))
+        .collect();
+    placed.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    route.candidates = placed.into_iter().map(|(_, candidate)| candidate).collect();
+    for at in 1..route.candidates.len() {
+        let (before, this) = (&route.candidates[at - 1], &route.candidates[at]);
+        let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
+        route.candidates[at].rank = before.rank + usize::from(!equal);
+    }
+    if baseline.labelled.is_some() && route.candidates.first().is_some_and(|candidate| candidate.labels.is_some()) {
+        route.evidence = Evidence::Labels;
+    }
+    route.guarantee = policy.guarantee.map(|guarantee| guarantee.statement());
+    for candidate in &mut route.candidates {
+        candidate.reason = ranking.reason(candidate);
+    }
+}
+
+impl Ranking<'_> {
+    fn place(&self, candidate: &Candidate) -> Place {
+        let record = (self.question.records)(&candidate.endpoint);
+        let cost = candidate.expected_cost_usd;
+        let quality = candidate.quality.unwrap_or(0.0);
+        let class = match () {
+            () if self.ruled.prefers(&candidate.endpoint) => 0,
+            () if self.keeps(candidate) => 1,
+            () => 2,
+        };
+        let unseen = f64::INFINITY; // what nobody has seen is not fast
+        let key = match (class, self.policy.correct_answer_value_usd, self.policy.order) {
+            (2, ..) => -quality,
+            (_, Some(value), _) => cost - value * quality,
+            (_, None, Order::Price) => cost,
+            (_, None, Order::Latency) => record.latency_ms.map_or(unseen, |seen| seen.p50),
+            (_, None, Order::Throughput) => record.throughput.map_or(unseen, |seen| -seen.p50),
+        };
+        Place { class, failing: record.failing, key, cost }
+    }
+
+    /// The quality that is asked for: what is known from labels is held against labels, a prior against a prior.
+    fn wanted(&self, candidate: &Candidate) -> f64 {
+        match (candidate.labels, self.baseline.labelled) {
+            (Some(_), Some((quality, _))) => quality * self.quality_min,
+            _ => self.baseline.prior * self.quality_min,
+        }
+    }
+
+    fn keeps(&self, candidate: &Candidate) -> bool {
+        if candidate.endpoint.model == self.policy.baseline || self.ruled.pins() {
+            return true;
+        }
+        match self.policy.guarantee {
+            Some(guarantee) => self.is_within(guarantee, candidate),
+            // Where quality has a price, that alone decides, unless the caller asks for more.
+            None if self.policy.correct_answer_value_usd.is_some() && self.question.quality_min.is_none() => true,
+            None => candidate.quality.is_some_and(|quality| quality >= self.wanted(candidate)),
+        }
+    }
+
+    /// True where a promise covers a candidate: it has labels as the baseline has, and is expected to be hardly worse. What
+    /// the caller tightens is kept beside.
+    fn is_within(&self, guarantee: Guarantee, candidate: &Candidate) -> bool {
+        let question = self.question;
+        let is_seen =
+            question.vector.is_some() || question.predictor.is_some_and(|predictor| !predictor.needs_vectors());
+        let (Some(margin), Some((best, _)), Some(quality)) =
+            (guarantee.margin, self.baseline.labelled, candidate.quality)
+        else {
+            return false;
+        };
+        let tightened = question.quality_min.is_none_or(|min| min <= guarantee.quality_min || quality >= min * best);
+        is_seen && candidate.labels.is_some() && quality >= best - margin && tightened
+    }
+
+    fn reason(&self, candidate: &Candidate) -> String {
+        let (quality, wanted) = (candidate.quality.unwrap_or(0.0), self.wanted(candidate));
+        let from = candidate.labels.map_or_else(String::new, |labels| format!(" by {labels} labels"));
+        let expected = format!("expected quality {quality:.3}{from}");
+        let keeps = self.keeps(candidate);
+        if self.ruled.prefers(&candidate.endpoint) {
+            return format!("a rule prefers it; {expected}");
+        }
+        if candidate.endpoint.model == self.policy.baseline {
+            return format!("the baseline, {expected}");
+        }
+        match (self.policy.guarantee.map(|guarantee| guarantee.margin), self.policy.correct_answer_value_usd) {
+            _ if self.ruled.pins() => format!("a rule uses it; {expected}"),
+            (Some(Some(margin)), _) if keeps => format!("{expected}: within the margin {margin}"),
+            (Some(Some(margin)), _) => format!("{expected}: not within the margin {margin}, only a fallback"),
+            (Some(None), _) => "nothing can be promised of it: only a fallback".to_owned(),
+            (None, Some(value)) if keeps => {
+                let worth = value * quality - candidate.expected_cost_usd;
+                format!("{expected}: worth ${worth:.6} after its cost")
+            }
+            _ if keeps => format!("{expected} keeps the {wanted:.3} asked for"),
+            _ => format!("{expected} is under the {wanted:.3} asked for: only a fallback"),
+        }
+    }
+}
