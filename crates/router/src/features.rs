@@ -1,6 +1,7 @@
 //! What the predictor sees of a prompt: hashed words and word pairs, and counts that tell hard from easy.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// Changes whenever the numbers below change; an artefact of another version is refused.
 pub const FEATURES_VERSION: u32 = 2;
@@ -26,42 +27,79 @@ pub struct Features {
 impl Features {
     /// Reads a prompt.
     pub fn of(prompt: &str) -> Self {
-        let text: String = prompt.chars().take(CHARS_MAX).collect();
-        let words = words(&text);
-        Self { sparse: hashed_grams(&words), dense: dense(&text, &words) }
+        let end = prompt.char_indices().nth(CHARS_MAX).map_or(prompt.len(), |(at, _)| at);
+        let text = &prompt[..end];
+        let words = Words::of(text);
+        let (sparse, different) = hashed_grams(&words);
+        Self { dense: dense(text, &words, different), sparse }
     }
 }
 
-/// Lower-case runs of letters, runs of digits as `#`, and single signs that carry meaning in code and mathematics.
-fn words(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut current = String::new();
-    let mut in_number = false;
-    for c in text.chars() {
-        let numeric = c.is_ascii_digit();
-        if !current.is_empty() && (!c.is_alphanumeric() || numeric != in_number) {
-            words.push(std::mem::take(&mut current));
-        }
-        if c.is_alphanumeric() {
-            in_number = numeric;
-            match numeric {
-                true if current.is_empty() => current.push('#'),
-                true => {}
-                false => current.extend(c.to_lowercase()),
+/// The words of a text, in one buffer.
+struct Words {
+    lower: String,
+    ends: Vec<usize>,
+}
+
+impl Words {
+    /// Lower-case runs of letters, runs of digits as `#`, and single signs that carry meaning in code and mathematics.
+    fn of(text: &str) -> Self {
+        let mut words = Self { lower: String::with_capacity(text.len()), ends: Vec::with_capacity(text.len() / 4) };
+        let mut in_number = false;
+        for c in text.chars() {
+            let (numeric, is_word) = (c.is_ascii_digit(), c.is_alphanumeric());
+            if !is_word || numeric != in_number {
+                words.end();
             }
-        } else if "+*/=^<>$\\{}[]()_|%".contains(c) {
-            words.push(c.to_string());
+            if is_word {
+                in_number = numeric;
+                match numeric {
+                    true if words.is_between() => words.lower.push('#'),
+                    true => {}
+                    false if c.is_ascii() => words.lower.push(c.to_ascii_lowercase()),
+                    false => words.lower.extend(c.to_lowercase()),
+                }
+            } else if "+*/=^<>$\\{}[]()_|%".contains(c) {
+                words.lower.push(c);
+                words.end();
+            }
+        }
+        words.end();
+        words
+    }
+
+    fn is_between(&self) -> bool {
+        self.lower.len() == self.ends.last().copied().unwrap_or(0)
+    }
+
+    fn end(&mut self) {
+        if !self.is_between() {
+            self.ends.push(self.lower.len());
         }
     }
-    if !current.is_empty() {
-        words.push(current);
+
+    fn len(&self) -> usize {
+        self.ends.len()
     }
-    words
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, end)| &self.lower[begin..*end])
+    }
 }
 
-fn hashed_grams(words: &[String]) -> Vec<(u32, f32)> {
-    let mut buckets: Vec<u32> = words.iter().map(|word| bucket(&[word])).collect();
-    buckets.extend(words.windows(2).map(|pair| bucket(&[&pair[0], &pair[1]])));
+/// The grams by bucket, and how many different words there are.
+fn hashed_grams(words: &Words) -> (Vec<(u32, f32)>, usize) {
+    let mut buckets: Vec<u32> = Vec::with_capacity(2 * words.len());
+    let mut singles: Vec<u64> = Vec::with_capacity(words.len());
+    for word in words.iter() {
+        let single = hashed(OFFSET, word);
+        buckets.push(bucket(single));
+        buckets.extend(singles.last().map(|before| bucket(hashed(*before, word))));
+        singles.push(single);
+    }
+    singles.sort_unstable();
+    singles.dedup();
     buckets.sort_unstable();
     let mut counted: Vec<(u32, f32)> = Vec::new();
     for bucket in buckets {
@@ -73,56 +111,125 @@ fn hashed_grams(words: &[String]) -> Vec<(u32, f32)> {
     counted.iter_mut().for_each(|(_, count)| *count = 1.0 + count.ln());
     let length = counted.iter().map(|(_, weight)| weight * weight).sum::<f32>().sqrt().max(1e-6);
     counted.iter_mut().for_each(|(_, weight)| *weight /= length);
-    counted
+    (counted, singles.len())
 }
 
-/// FNV-1a, 64 bits (isthe.com/chongo/tech/comp/fnv), folded to a bucket: stable across versions of the standard library.
-fn bucket(parts: &[&str]) -> u32 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in parts.iter().flat_map(|part| part.bytes().chain([b' '])) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+/// FNV-1a, 64 bits (isthe.com/chongo/tech/comp/fnv): stable across versions of the standard library.
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn hashed(from: u64, word: &str) -> u64 {
+    word.bytes().chain([b' ']).fold(from, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+fn bucket(hash: u64) -> u32 {
     ((hash ^ (hash >> 32)) % SPARSE_COUNT as u64) as u32
 }
 
-fn dense(text: &str, words: &[String]) -> [f32; DENSE_COUNT] {
-    let chars = text.chars().count().max(1) as f32;
+fn dense(text: &str, words: &Words, different: usize) -> [f32; DENSE_COUNT] {
+    let counted = Counted::of(text, words);
+    let chars = counted.chars.max(1) as f32;
     let word_count = words.len().max(1) as f32;
-    let share = |test: fn(char) -> bool| text.chars().filter(|c| test(*c)).count() as f32 / chars;
-    let count_words = |wanted: &[&str]| words.iter().filter(|word| wanted.contains(&word.as_str())).count() as f32;
-    let count_text = |wanted: &[&str]| wanted.iter().map(|mark| text.matches(mark).count()).sum::<usize>() as f32;
-    let letters: usize = words.iter().map(|word| word.chars().count()).sum();
+    let share = |count: u32| count as f32 / chars;
+    let signs = |signs: &str| signs.bytes().map(|sign| counted.ascii[sign as usize & 127]).sum::<u32>() as f32;
+    let log = |count: f32| (1.0 + count).ln();
+    let (letters, long) = words
+        .iter()
+        .map(|word| word.chars().count())
+        .fold((0, 0.0), |(letters, long), length| (letters + length, if length >= 9 { long + 1.0 } else { long }));
     let numbers = numbers(text);
-    let long = words.iter().filter(|word| word.chars().count() >= 9).count() as f32;
     [
         chars.ln(),
         word_count.ln(),
-        share(|c| c.is_ascii_digit()),
-        (1.0 + count_words(&["#"])).ln(),
-        (1.0 + count_text(&["+", "*", "/", "=", "^", "<", ">"])).ln(),
-        (1.0 + count_text(&["$", "\\", "{", "}"])).ln(),
-        (1.0 + count_text(&["```", "def ", "return ", "assert ", "    ", "();", "import "])).ln(),
+        share(signs("0123456789") as u32),
+        log(counted.lists[NUMBER]),
+        log(signs("+*/=^<>")),
+        log(signs("$\\{}")),
+        log(code_marks(text)),
         options(text),
-        (1.0 + count_words(&["not", "no", "never", "except", "without", "neither", "incorrect", "false"])).ln(),
-        (1.0 + count_text(&["?"])).ln(),
-        (1.0 + count_text(&["\n"])).ln(),
+        log(counted.lists[NEGATION]),
+        log(signs("?")),
+        log(signs("\n")),
         letters as f32 / word_count,
         long / word_count,
-        share(char::is_uppercase),
-        share(|c| !c.is_ascii()),
-        (1.0 + count_words(&[
-            "if", "each", "per", "then", "total", "how", "many", "much", "times", "percent", "prove", "find",
-        ]))
-        .ln(),
-        (1.0 + sentences(text)).ln(),
-        (1.0 + numbers.len() as f32).ln(),
-        (1.0 + numbers.iter().copied().fold(0.0, f32::max)).ln(),
-        words.iter().collect::<HashSet<_>>().len() as f32 / word_count,
-        (1.0 + count_text(&[","])).ln(),
-        (1.0 + count_text(&["%"])).ln(),
-        (1.0 + count_words(&PARTS)).ln(),
-        (1.0 + capitalised(text)).ln(),
+        share(counted.uppercase),
+        share(counted.beyond_ascii),
+        log(counted.lists[QUESTION]),
+        log(sentences(text)),
+        log(numbers.len() as f32),
+        log(numbers.iter().copied().fold(0.0, f32::max)),
+        different as f32 / word_count,
+        log(signs(",")),
+        log(signs("%")),
+        log(counted.lists[PART]),
+        log(capitalised(text)),
     ]
+}
+
+/// Marks of code; those of one kind do not overlap.
+const CODE: [&str; 7] = ["```", "def ", "return ", "assert ", "    ", "();", "import "];
+
+fn code_marks(text: &str) -> f32 {
+    let mut count = 0.0;
+    let mut free_from = [0; CODE.len()];
+    for (at, byte) in text.bytes().enumerate() {
+        if !matches!(byte, b'`' | b'd' | b'r' | b'a' | b' ' | b'(' | b'i') {
+            continue;
+        }
+        for (mark, free) in CODE.iter().zip(&mut free_from) {
+            if at >= *free && text.as_bytes()[at..].starts_with(mark.as_bytes()) {
+                count += 1.0;
+                *free = at + mark.len();
+            }
+        }
+    }
+    count
+}
+
+/// What one pass over the characters and one over the words count.
+struct Counted {
+    chars: u32,
+    uppercase: u32,
+    beyond_ascii: u32,
+    ascii: [u32; 128],
+    /// Words on each of [`LISTS`].
+    lists: [f32; LISTS.len()],
+}
+
+const NUMBER: usize = 0;
+const NEGATION: usize = 1;
+const QUESTION: usize = 2;
+const PART: usize = 3;
+/// Words that are counted, by what they tell.
+const LISTS: [&[&str]; 4] = [
+    &["#"],
+    &["not", "no", "never", "except", "without", "neither", "incorrect", "false"],
+    &["if", "each", "per", "then", "total", "how", "many", "much", "times", "percent", "prove", "find"],
+    &PARTS,
+];
+
+impl Counted {
+    fn of(text: &str, words: &Words) -> Self {
+        static KNOWN: LazyLock<HashMap<&str, Vec<usize>>> = LazyLock::new(|| {
+            let mut known: HashMap<&str, Vec<usize>> = HashMap::new();
+            for (list, words) in LISTS.iter().enumerate() {
+                words.iter().for_each(|word| known.entry(word).or_default().push(list));
+            }
+            known
+        });
+        let mut counted = Self { chars: 0, uppercase: 0, beyond_ascii: 0, ascii: [0; 128], lists: [0.0; LISTS.len()] };
+        for c in text.chars() {
+            counted.chars += 1;
+            counted.uppercase += u32::from(c.is_uppercase());
+            match counted.ascii.get_mut(c as usize) {
+                Some(count) => *count += 1,
+                None => counted.beyond_ascii += 1,
+            }
+        }
+        for list in words.iter().filter_map(|word| KNOWN.get(word)).flatten() {
+            counted.lists[*list] += 1.0;
+        }
+        counted
+    }
 }
 
 /// Words of shares, multiples and comparisons: arithmetic in disguise.
@@ -202,7 +309,7 @@ mod tests {
 
     #[test]
     fn numbers_are_one_word_and_grams_are_normalised() {
-        assert_eq!(words("Add 12+345, x2!"), ["add", "#", "+", "#", "x", "#"]);
+        assert_eq!(Words::of("Add 12+345, x2!").iter().collect::<Vec<_>>(), ["add", "#", "+", "#", "x", "#"]);
         let features = Features::of("one two two");
         let length: f32 = features.sparse.iter().map(|(_, weight)| weight * weight).sum();
         assert!((length - 1.0).abs() < 1e-5);

@@ -1,6 +1,6 @@
 //! What labels say of one model: a logistic regression on form, words and meaning of the prompt, and how much it writes.
 
-use crate::features::Features;
+use crate::features::{Features, SPARSE_COUNT};
 use serde::{Deserialize, Serialize};
 
 /// The weights of one model. `p = σ(bias + dense · d + sparse · s + vector · v)`, with the dense features standardised.
@@ -34,12 +34,14 @@ pub const LABELS_MIN: usize = 100;
 impl Heads {
     /// How likely the model handles a prompt.
     pub fn quality(&self, dense: &[f32], features: &Features, vector: Option<&[f32]>) -> f32 {
-        match (&self.with_vector, vector) {
-            (Some(head), Some(vector)) if head.vector.len() == vector.len() => {
-                head.quality(dense, features, Some(vector))
-            }
-            _ => self.without_vector.quality(dense, features, None),
-        }
+        let head = self.head(vector.map(<[f32]>::len));
+        head.quality(dense, head.words(features), vector)
+    }
+
+    /// The head for prompts with a vector of this length, or without one.
+    pub(crate) fn head(&self, vector: Option<usize>) -> &Head {
+        let fits = |head: &&Head| vector == Some(head.vector.len());
+        self.with_vector.as_ref().filter(fits).unwrap_or(&self.without_vector)
     }
 
     /// Output tokens to expect, at least 1.
@@ -51,15 +53,86 @@ impl Heads {
 }
 
 impl Head {
-    /// How likely the model handles a prompt. A missing vector says nothing: it counts as zero.
-    pub fn quality(&self, dense: &[f32], features: &Features, vector: Option<&[f32]>) -> f32 {
+    /// How likely the model handles a prompt, given what its words say. A missing vector says nothing: it counts as zero.
+    pub(crate) fn quality(&self, dense: &[f32], words: f32, vector: Option<&[f32]>) -> f32 {
         let form: f32 = dense.iter().zip(&self.dense).map(|(x, w)| x * w).sum();
-        let words: f32 = features.sparse.iter().map(|(bucket, x)| x * self.word(*bucket)).sum();
         let meaning: f32 = vector.map_or(0.0, |vector| vector.iter().zip(&self.vector).map(|(x, w)| x * w).sum());
         1.0 / (1.0 + (-(self.bias + form + words + meaning)).exp())
     }
 
-    fn word(&self, bucket: u32) -> f32 {
-        self.sparse.binary_search_by_key(&bucket, |(bucket, _)| *bucket).map_or(0.0, |at| self.sparse[at].1)
+    /// What a prompt's words say.
+    fn words(&self, features: &Features) -> f32 {
+        let weight = |bucket: u32| {
+            self.sparse.binary_search_by_key(&bucket, |(bucket, _)| *bucket).map_or(0.0, |at| self.sparse[at].1)
+        };
+        features.sparse.iter().map(|(bucket, x)| x * weight(*bucket)).sum()
+    }
+
+    /// How likely the model handles a prompt.
+    pub fn asked(&self, dense: &[f32], features: &Features, vector: Option<&[f32]>) -> f32 {
+        self.quality(dense, self.words(features), vector)
+    }
+}
+
+/// The words' weights of many heads, by bucket: a decision asks for the same buckets of all of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WordTable {
+    /// The row of each bucket, from 1; 0 where no head knows it.
+    rows: Vec<u32>,
+    weights: Vec<f32>,
+    columns: usize,
+}
+
+impl WordTable {
+    /// Lays out heads, one a column.
+    pub(crate) fn of<'a>(heads: impl Iterator<Item = &'a Head> + Clone) -> Self {
+        let columns = heads.clone().count();
+        let mut table = Self { rows: vec![0; SPARSE_COUNT], weights: Vec::new(), columns };
+        for (column, head) in heads.enumerate() {
+            for (bucket, weight) in &head.sparse {
+                let Some(row) = table.rows.get_mut(*bucket as usize) else { continue };
+                if *row == 0 {
+                    table.weights.resize(table.weights.len() + columns, 0.0);
+                    *row = (table.weights.len() / columns) as u32;
+                }
+                table.weights[(*row as usize - 1) * columns + column] = *weight;
+            }
+        }
+        table
+    }
+
+    /// What a prompt's words say to each head.
+    pub(crate) fn say(&self, features: &Features) -> Vec<f32> {
+        let mut said = vec![0.0; self.columns];
+        for (bucket, x) in &features.sparse {
+            let row = self.rows.get(*bucket as usize).copied().unwrap_or(0) as usize;
+            if let Some(start) = row.checked_sub(1).map(|row| row * self.columns) {
+                let weights = &self.weights[start..start + self.columns];
+                said.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += x * weight);
+            }
+        }
+        said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::DENSE_COUNT;
+
+    #[test]
+    fn the_table_says_what_each_head_says() {
+        let head = |seed: u32| Head {
+            bias: 0.0,
+            dense: vec![0.0; DENSE_COUNT],
+            sparse: (seed..SPARSE_COUNT as u32).step_by(3).map(|at| (at, (at % 17) as f32 - 8.0)).collect(),
+            vector: Vec::new(),
+        };
+        let heads = [head(0), head(1), head(2), head(30_000)];
+        let features = Features::of("The words of this prompt fall on rows that some heads know and others do not.");
+        let said = WordTable::of(heads.iter()).say(&features);
+        for (head, said) in heads.iter().zip(said) {
+            assert!((head.words(&features) - said).abs() < 1e-4);
+        }
     }
 }

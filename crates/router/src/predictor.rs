@@ -3,10 +3,10 @@
 
 use crate::features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 use crate::guarantee::LabelledPrompt;
-use crate::head::{Heads, LABELS_MIN};
+use crate::head::{Heads, LABELS_MIN, WordTable};
 use catalog::{Billing, Model};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -66,6 +66,8 @@ pub(crate) struct Seen<'a> {
     features: &'a Features,
     standardised: Vec<f32>,
     vector: Option<&'a [f32]>,
+    /// What the words say to each head.
+    words: Vec<f32>,
     difficulty: f32,
 }
 
@@ -85,6 +87,10 @@ pub struct Predictor {
     artefact: Artefact,
     /// The sparse weights by bucket.
     table: Vec<f32>,
+    /// The words of the heads, in the order of their models: for prompts with a vector, and for those without.
+    with_vector: WordTable,
+    without_vector: WordTable,
+    columns: HashMap<String, usize>,
 }
 
 /// An artefact that cannot be used.
@@ -140,7 +146,12 @@ impl Predictor {
                 *slot = *weight;
             }
         }
-        Ok(Self { artefact, table })
+        let heads = || artefact.heads.values();
+        let with_vector =
+            WordTable::of(heads().map(|heads| heads.with_vector.as_ref().unwrap_or(&heads.without_vector)));
+        let without_vector = WordTable::of(heads().map(|heads| &heads.without_vector));
+        let columns = artefact.heads.keys().enumerate().map(|(column, model)| (model.clone(), column)).collect();
+        Ok(Self { with_vector, without_vector, columns, table, artefact })
     }
 
     /// The ability of a model of the training data, by its name there.
@@ -188,13 +199,20 @@ impl Predictor {
 
     pub(crate) fn see<'a>(&self, features: &'a Features, vector: Option<&'a [f32]>) -> Seen<'a> {
         let standardised = self.standardised(features).collect();
-        Seen { features, standardised, vector, difficulty: self.difficulty(features) }
+        // A vector of another embedder says nothing to these heads.
+        let with_vector = self.artefact.heads.values().find_map(|heads| heads.with_vector.as_ref());
+        let vector = vector.filter(|vector| with_vector.is_some_and(|head| head.vector.len() == vector.len()));
+        let words = if vector.is_some() { &self.with_vector } else { &self.without_vector }.say(features);
+        Seen { features, standardised, vector, words, difficulty: self.difficulty(features) }
     }
 
     pub(crate) fn expect(&self, model: &Model, seen: &Seen) -> Expected {
         let heads = self.artefact.heads.get(&model.id).filter(|heads| heads.labels >= LABELS_MIN);
-        let labelled =
-            heads.map(|heads| (f64::from(heads.quality(&seen.standardised, seen.features, seen.vector)), heads.labels));
+        let labelled = heads.and_then(|heads| {
+            let words = *seen.words.get(*self.columns.get(&model.id)?)?;
+            let head = heads.head(seen.vector.map(<[f32]>::len));
+            Some((f64::from(head.quality(&seen.standardised, words, seen.vector)), heads.labels))
+        });
         let length = heads.and_then(|heads| heads.output_tokens(&seen.standardised));
         Expected {
             prior: f64::from(probability(prior_ability(model), seen.difficulty)),

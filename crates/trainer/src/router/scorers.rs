@@ -155,7 +155,7 @@ fn by_heads(prompts: &[Prompt], part: &Part, models: &[String]) -> Table {
         let head = design.fit(&scores);
         let asked = part.test.iter().map(|at| {
             let Prompt { features, vector, .. } = &prompts[*at];
-            f64::from(head.quality(&scale.apply(features), features, Some(vector.as_slice())))
+            f64::from(head.asked(&scale.apply(features), features, Some(vector.as_slice())))
         });
         asked.collect()
     };
