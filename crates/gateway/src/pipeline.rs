@@ -14,7 +14,7 @@ use ledger::{Bill, Caller, Settlement, now_ms};
 use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
 use providers::{Attempt, FailureKind, Outcome};
 use rand::Rng;
-use router::{Policy, Suffixes, Wanted};
+use router::{Asker, Policy, Suffixes, Wanted, rules_that_apply};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,7 +126,13 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
     let rules = cache.policy(policy.as_ref().map(|policy| policy.name.as_str()));
     let epoch = app.cache.epoch(caller.tenant()).to_string();
     let personal = if rules.personal { request.user.clone().unwrap_or_default() } else { String::new() };
-    let identity = [caller.tenant(), &answerers(app, policy.as_deref(), &models), &quality, &epoch, &personal];
+    // Who may answer depends on the rules that apply, so what was answered under others is no answer here.
+    let rules_that_apply = policy.as_ref().map_or_else(String::new, |policy| {
+        let asker = Asker { tenant: caller.tenant(), key: &caller.account.name };
+        format!("{:?}", rules_that_apply(&policy.rules, &request, asker))
+    });
+    let answerers = answerers(app, policy.as_deref(), &models);
+    let identity = [caller.tenant(), &answerers, &quality, &epoch, &personal, &rules_that_apply];
     let wanted = &request.sluice.cache;
     let least = |limits: [Option<u64>; 2]| limits.into_iter().flatten().fold(cache.exact.ttl_s, u64::min);
     let ttl_s = least([wanted.ttl_s, rules.ttl_s]);

@@ -20,4 +20,4 @@ pub use guarantee::{Guarantee, LabelledPrompt, PROMPTS_MIN};
 pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Example, Order, Policy, PolicyConfig, PolicyError};
 pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, RouterConfig, prior_ability, probability};
-pub use rule::{Asker, Pattern, Rule, RuleConfig, RuleMistake};
+pub use rule::{Asker, Pattern, Rule, RuleConfig, RuleMistake, rules_that_apply};

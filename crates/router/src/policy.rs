@@ -165,10 +165,7 @@ impl Policy {
         let correct_answer_value_usd = reading.money("correct_answer_value_usd", &config.correct_answer_value_usd);
         let cost_max_usd = reading.money("cost_max_usd", &config.cost_max_usd);
         let rules = reading.rules(&config.rules, resolve);
-        if config.guarantee && config.correct_answer_value_usd.is_some() {
-            let problem = "a promise of quality and a price for it exclude each other; leave one out";
-            reading.error(0..0, "guarantee", problem.to_owned());
-        }
+        reading.contradictions(config, &candidates, baseline.as_deref());
         match baseline {
             Some(baseline) if reading.errors.is_empty() => Ok(Self {
                 correct_answer_value_usd,
@@ -214,6 +211,34 @@ impl Reading {
             candidates.extend(self.found(candidate, &format!("candidates[{at}]"), resolve(candidate.get_ref())));
         }
         candidates
+    }
+
+    fn contradictions(&mut self, config: &PolicyConfig, candidates: &[String], baseline: Option<&str>) {
+        let priced = config.correct_answer_value_usd.is_some();
+        let is_candidate = baseline.is_none_or(|baseline| candidates.iter().any(|candidate| candidate == baseline));
+        for (is_wrong, field, problem) in [
+            (config.guarantee && priced, "guarantee", "a promise of quality and a price for it exclude each other"),
+            (config.guarantee && config.sort != Order::Price, "guarantee", "holds for the cheapest; leave `sort` out"),
+            (
+                config.guarantee && !is_candidate,
+                "guarantee",
+                "the baseline must be a candidate: it serves what is not promised",
+            ),
+            (
+                priced && config.quality_min.is_some(),
+                "quality_min",
+                "has no say where a right answer has a price; leave one out",
+            ),
+            (
+                priced && config.sort != Order::Price,
+                "sort",
+                "has no say where a right answer has a price; leave one out",
+            ),
+        ] {
+            if is_wrong {
+                self.error(0..0, field, problem.to_owned());
+            }
+        }
     }
 
     fn share(&mut self, field: &str, value: Option<&Spanned<f64>>) -> Option<f64> {

@@ -78,6 +78,8 @@ pub(crate) struct Expected {
     pub prior: f64,
     /// The same from labels, and how many there are.
     pub labelled: Option<(f64, usize)>,
+    /// The prompt was seen as the labelled ones were: with a vector, where they had one.
+    pub as_labelled: bool,
     pub output_tokens: u64,
 }
 
@@ -217,6 +219,7 @@ impl Predictor {
         Expected {
             prior: f64::from(probability(prior_ability(model), seen.difficulty)),
             labelled,
+            as_labelled: heads.is_some_and(|heads| heads.with_vector.is_some() == seen.vector.is_some()),
             output_tokens: length.unwrap_or_else(|| self.output_tokens(seen.features)),
         }
     }

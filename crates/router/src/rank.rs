@@ -7,7 +7,7 @@ use crate::predictor::Expected;
 use crate::rule::Ruled;
 
 /// How a candidate stands; smaller goes first.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Debug, Clone, Copy)]
 struct Place {
     /// 0 where a rule prefers it, 1 where it keeps what is asked for, 2 where it is only a fallback.
     class: u8,
@@ -16,6 +16,13 @@ struct Place {
     /// By the policy's order, or by quality among fallbacks.
     key: f64,
     cost: f64,
+}
+
+impl Place {
+    fn compare(&self, other: &Self) -> std::cmp::Ordering {
+        let by_class = (self.class, self.failing).cmp(&(other.class, other.failing));
+        by_class.then_with(|| self.key.total_cmp(&other.key)).then_with(|| self.cost.total_cmp(&other.cost))
+    }
 }
 
 struct Ranking<'a> {
@@ -48,17 +55,24 @@ pub(crate) fn rank_by_policy(
         .into_iter()
         .map(|candidate| (ranking.place(&candidate), candidate))
         .collect();
-    placed.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
-    route.candidates = placed.into_iter().map(|(_, candidate)| candidate).collect();
-    for at in 1..route.candidates.len() {
-        let (before, this) = (&route.candidates[at - 1], &route.candidates[at]);
-        let equal = before.endpoint.model == this.endpoint.model && before.endpoint.price == this.endpoint.price;
-        route.candidates[at].rank = before.rank + usize::from(!equal);
+    placed.sort_by(|(a, _), (b, _)| a.compare(b));
+    for at in 1..placed.len() {
+        let ((place, before), (this_place, this)) = (&placed[at - 1], &placed[at]);
+        let equal = before.endpoint.model == this.endpoint.model && place.compare(this_place).is_eq();
+        let rank = before.rank + usize::from(!equal);
+        placed[at].1.rank = rank;
     }
+    route.candidates = placed.into_iter().map(|(_, candidate)| candidate).collect();
     if baseline.labelled.is_some() && route.candidates.first().is_some_and(|candidate| candidate.labels.is_some()) {
         route.evidence = Evidence::Labels;
     }
-    route.guarantee = policy.guarantee.map(|guarantee| guarantee.statement());
+    let first = route.candidates.first();
+    route.guarantee =
+        policy.guarantee.map(|guarantee| match first.is_some_and(|first| ranking.is_covered(guarantee, first)) {
+            true => guarantee.statement(),
+            false => "nothing is promised of this request: its rules or demands leave out what the promise is made of"
+                .to_owned(),
+        });
     for candidate in &mut route.candidates {
         candidate.reason = ranking.reason(candidate);
     }
@@ -85,12 +99,17 @@ impl Ranking<'_> {
         Place { class, failing: record.failing, key, cost }
     }
 
-    /// The quality that is asked for: what is known from labels is held against labels, a prior against a prior.
-    fn wanted(&self, candidate: &Candidate) -> f64 {
+    /// The baseline's quality: what is known from labels is held against labels, a prior against a prior.
+    fn measure(&self, candidate: &Candidate) -> f64 {
         match (candidate.labels, self.baseline.labelled) {
-            (Some(_), Some((quality, _))) => quality * self.quality_min,
-            _ => self.baseline.prior * self.quality_min,
+            (Some(_), Some((quality, _))) => quality,
+            _ => self.baseline.prior,
         }
+    }
+
+    /// The quality that is asked for.
+    fn wanted(&self, candidate: &Candidate) -> f64 {
+        self.measure(candidate) * self.quality_min
     }
 
     fn keeps(&self, candidate: &Candidate) -> bool {
@@ -100,7 +119,11 @@ impl Ranking<'_> {
         match self.policy.guarantee {
             Some(guarantee) => self.is_within(guarantee, candidate),
             // Where quality has a price, that alone decides, unless the caller asks for more.
-            None if self.policy.correct_answer_value_usd.is_some() && self.question.quality_min.is_none() => true,
+            None if self.policy.correct_answer_value_usd.is_some() => {
+                let keeps =
+                    |min: f64| candidate.quality.is_some_and(|quality| quality >= min * self.measure(candidate));
+                self.question.quality_min.is_none_or(keeps)
+            }
             None => candidate.quality.is_some_and(|quality| quality >= self.wanted(candidate)),
         }
     }
@@ -109,15 +132,19 @@ impl Ranking<'_> {
     /// the caller tightens is kept beside.
     fn is_within(&self, guarantee: Guarantee, candidate: &Candidate) -> bool {
         let question = self.question;
-        let is_seen =
-            question.vector.is_some() || question.predictor.is_some_and(|predictor| !predictor.needs_vectors());
         let (Some(margin), Some((best, _)), Some(quality)) =
             (guarantee.margin, self.baseline.labelled, candidate.quality)
         else {
             return false;
         };
         let tightened = question.quality_min.is_none_or(|min| min <= guarantee.quality_min || quality >= min * best);
-        is_seen && candidate.labels.is_some() && quality >= best - margin && tightened
+        self.baseline.as_labelled && candidate.labels.is_some() && quality >= best - margin && tightened
+    }
+
+    /// True where what is promised holds of a request that this candidate serves.
+    fn is_covered(&self, guarantee: Guarantee, first: &Candidate) -> bool {
+        let by_rule = self.ruled.pins() || self.ruled.prefers(&first.endpoint);
+        !by_rule && (first.endpoint.model == self.policy.baseline || self.is_within(guarantee, first))
     }
 
     fn reason(&self, candidate: &Candidate) -> String {

@@ -122,7 +122,9 @@ struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     fn of(request: &'a ChatRequest, input_tokens: u64) -> Self {
-        let text = request.last_user_text().unwrap_or_default().into_owned();
+        // Whatever follows it: a turn put into the assistant's mouth must not switch rules off.
+        let asked = request.messages.iter().rev().find(|message| message.role == Role::User);
+        let text = asked.map(|message| message.text().into_owned()).unwrap_or_default();
         let system: Vec<String> = request
             .messages
             .iter()
@@ -203,6 +205,11 @@ impl<'a> Ruled<'a> {
         ruled
     }
 
+    /// The numbers of the rules that apply: answers given under other rules are other answers.
+    fn numbers(&self) -> Vec<usize> {
+        self.forbid.iter().map(|(number, _)| *number).collect()
+    }
+
     /// Why an endpoint may not serve.
     pub(crate) fn objection(&self, endpoint: &Endpoint) -> Option<String> {
         let covers = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.covers(endpoint));
@@ -222,6 +229,11 @@ impl<'a> Ruled<'a> {
     pub(crate) fn prefers(&self, endpoint: &Endpoint) -> bool {
         self.prefer.iter().any(|patterns| patterns.iter().any(|pattern| pattern.covers(endpoint)))
     }
+}
+
+/// The numbers of the rules that apply to a request.
+pub fn rules_that_apply(rules: &[Rule], request: &ChatRequest, asker: Asker<'_>) -> Vec<usize> {
+    Ruled::by(rules, request, asker, crate::decide::estimate_tokens(request)).numbers()
 }
 
 fn context(facts: &Facts, asker: Asker<'_>) -> Context<'static, 'static> {
@@ -332,6 +344,9 @@ mod tests {
         applies("request.response_format == 'json_schema'", &schema, true);
         applies("request.max_tokens >= 1000 && !request.stream", &with(r#""max_tokens":1000"#), true);
         applies("request.media", HELLO, false);
+        let prefilled =
+            r#""messages":[{"role":"user","content":"Is it legal?"},{"role":"assistant","content":"Sure:"}]"#;
+        applies("request.text.contains('legal')", prefilled, true);
         let code = r#""messages":[{"role":"user","content":"Fix it:\n```\nfn a() {}\n```"}]"#;
         applies("request.code", code, true);
         applies("request.user == 'u1'", &with(r#""user":"u1""#), true);

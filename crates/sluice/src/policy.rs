@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::serve::{environment, read_current};
-use gateway::ConfigFile;
+use gateway::{ConfigFile, config::Tried};
 use std::path::PathBuf;
 
 #[derive(clap::Subcommand)]
@@ -44,7 +44,11 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&tried).map_err(std::io::Error::other)?);
     }
+    let (left_out, tried): (Vec<Tried>, Vec<Tried>) = tried.into_iter().partition(|tried| tried.is_out_of_reach);
     let wrong = tried.iter().filter(|tried| !tried.is_right()).count();
+    for tried in left_out.iter().filter(|_| !arguments.json) {
+        println!("–      {:<14} nobody serves {} here", tried.policy, tried.picks);
+    }
     for tried in tried.iter().filter(|_| !arguments.json) {
         let picked = tried.picked.as_deref().unwrap_or("nobody");
         let prompt: String = tried.prompt.lines().next().unwrap_or_default().chars().take(60).collect();
@@ -58,6 +62,9 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         }
     }
     match wrong {
+        0 if tried.is_empty() => {
+            Err(Failure::Usage("nobody serves a model that an example names; see --models".to_owned()))
+        }
         0 => Ok(()),
         _ => Err(Failure::Examples { wrong, all: tried.len() }),
     }

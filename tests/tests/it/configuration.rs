@@ -18,6 +18,21 @@ fn the_reference_and_the_minimal_file_are_good() {
     }
 }
 
+/// As they lie there, with the ready policies beside them: no policy may name what only some can reach.
+#[test]
+fn the_ready_policies_hinder_no_configuration() {
+    for name in ["sluice.toml", "minimal.toml"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
+        let file = ConfigFile::read(&path).unwrap_or_else(|error| panic!("{error}"));
+        let simulator = file.needs_simulator(environment).then_some("http://127.0.0.1:9/v1");
+        let config = file.check(environment, simulator).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.policies.len(), 9, "eight and `auto`");
+        for tried in config.try_examples().iter().filter(|tried| !tried.is_out_of_reach) {
+            assert!(tried.is_right(), "{name}: {tried:?}");
+        }
+    }
+}
+
 #[test]
 fn all_mistakes_are_shown_at_once_with_line_and_caret() {
     let text = r#"[providers.openai]

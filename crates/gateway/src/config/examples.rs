@@ -18,6 +18,8 @@ pub struct Tried {
     pub picked: Option<String>,
     /// Why it does, or what is wrong with the example.
     pub reason: String,
+    /// Nobody serves that model here, so there is nothing to decide.
+    pub is_out_of_reach: bool,
 }
 
 impl Tried {
@@ -50,6 +52,7 @@ impl Config {
             picks: example.picks.clone(),
             picked: None,
             reason: String::new(),
+            is_out_of_reach: self.catalog.find(&example.picks).is_none(),
         };
         let (Some(policy), request) = (self.policies.get(policy), request(policy, example)) else {
             tried.reason = "no such policy".to_owned();

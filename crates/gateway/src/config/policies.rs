@@ -62,6 +62,7 @@ impl ConfigFile {
         let mut attached: HashMap<String, String> = HashMap::new();
         for (name, config) in &self.tables.policies {
             let config = &without_withdrawn(name, config, catalog, notices);
+            let known = mistakes.len();
             let all = || for_auto(catalog);
             match Policy::from_config(name, config, resolve, all, |ids| baseline_of(catalog, ids)) {
                 Ok(policy) => {
@@ -71,10 +72,7 @@ impl ConfigFile {
                     };
                     policies.insert(name.clone(), Arc::new(policy));
                 }
-                Err(errors) => mistakes.extend(errors.into_iter().map(|e| match self.policy_files.get(name) {
-                    None => Mistake::new(e.span, e.field, e.problem),
-                    Some(file) => Mistake::new(0..0, e.field, format!("{} ({file})", e.problem)),
-                })),
+                Err(errors) => mistakes.extend(errors.into_iter().map(|e| Mistake::new(e.span, e.field, e.problem))),
             }
             for (at, model) in config.applies_to.iter().enumerate() {
                 let field = format!("policies.{name}.applies_to[{at}]");
@@ -90,6 +88,13 @@ impl ConfigFile {
                             mistakes.push(Mistake::new(model.span(), field, problem));
                         }
                     }
+                }
+            }
+            // A place in another file than the main one is named, not shown.
+            if let Some(file) = self.policy_files.get(name) {
+                for mistake in &mut mistakes[known..] {
+                    mistake.span = 0..0;
+                    mistake.problem = format!("{} ({file})", mistake.problem);
                 }
             }
         }
@@ -140,6 +145,12 @@ fn without_withdrawn(name: &str, config: &PolicyConfig, catalog: &Catalog, notic
         }
     };
     let is_gone = |id: &str| catalog.find(id).is_none() && was_listed(id);
+    for rule in &mut config.rules {
+        for named in [&mut rule.only, &mut rule.forbid, &mut rule.prefer] {
+            let is_left = named.iter().any(|model| !is_gone(model.get_ref()));
+            named.retain(|model| !is_left || !is_gone(model.get_ref()));
+        }
+    }
     let Some(candidates) = &mut config.candidates else { return config };
     if candidates.iter().all(|candidate| is_gone(candidate.get_ref())) {
         return config; // all gone is a mistake, and is named as one
@@ -157,7 +168,8 @@ fn without_withdrawn(name: &str, config: &PolicyConfig, catalog: &Catalog, notic
 
 /// A policy and all endpoints behind it, in a digest: hundreds of names would be hashed for each request.
 pub(super) fn answerers(policy: &Policy, catalog: &Catalog) -> String {
-    let mut text = format!("{policy:?}");
+    // Labels and prices move what is promised every now and then; answers given before stay good.
+    let mut text = format!("{:?}", Policy { guarantee: None, ..policy.clone() });
     for resolved in policy.candidates.iter().filter_map(|id| catalog.find(id)) {
         for endpoint in &resolved.model.endpoints {
             text.push_str(&format!("|{}={}", endpoint.id, endpoint.name));

@@ -20,11 +20,11 @@ pub(crate) struct Arguments {
     only: Vec<String>,
     /// A file of scored answers of your models, by their canonical names: keeps what the shipped artefact says of prompts,
     /// and adds what these labels say of each model with at least 100.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only"], requires = "out")]
     labels: Option<PathBuf>,
-    /// Where to write the artefact.
-    #[arg(long, value_name = "FILE", default_value = "models/router/predictor.json")]
-    out: PathBuf,
+    /// Where to write the artefact; without --labels by default the one that is shipped.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -34,14 +34,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         (None, None) => return Err(Failure::Usage("name --data or --labels".to_owned())),
     };
     let json = serde_json::to_string(&artefact).map_err(std::io::Error::other)?;
-    if let Some(folder) = arguments.out.parent() {
+    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("models/router/predictor.json"));
+    if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder)?;
     }
     // A gateway that reads it meanwhile sees the old one or the new one.
-    let beside = arguments.out.with_extension("tmp");
+    let beside = out.with_extension("tmp");
     std::fs::write(&beside, json + "\n")?;
-    std::fs::rename(&beside, &arguments.out)?;
-    println!("{} written", arguments.out.display());
+    std::fs::rename(&beside, &out)?;
+    println!("{} written", out.display());
     Ok(())
 }
 

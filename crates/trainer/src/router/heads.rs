@@ -6,7 +6,7 @@ use super::outcomes::Outcome;
 use super::prepared::{Prompt, Scale};
 use super::splits::{Protocol, parts};
 use ::router::{Artefact, Calibrated, DENSE_COUNT, Heads, LABELS_MIN};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Folds in which prompts are predicted by heads that have not seen their labels.
 const FOLDS: usize = 5;
@@ -16,11 +16,13 @@ const FOLDS: usize = 5;
 pub fn add_heads(prompts: &[Prompt], onto: Artefact, told: impl Fn() + Sync) -> Artefact {
     let scale = Scale::from_artefact(&onto);
     let models = models_with_labels(prompts);
-    let mut calibration = Vec::with_capacity(prompts.len());
+    let (mut calibration, mut groups) = (Vec::with_capacity(prompts.len()), HashSet::new());
     for part in parts(prompts, Protocol::Folds(FOLDS), None, 1) {
         let learned: Vec<&Prompt> = part.train.iter().map(|at| &prompts[*at]).collect();
         let heads = fit_all(&learned, &models, &scale, &told);
-        calibration.extend(part.test.iter().map(|at| calibrated(&prompts[*at], &heads, &scale)));
+        // Variants of one question are one piece of evidence.
+        let first_of_group = part.test.iter().filter(|at| groups.insert(prompts[**at].row.group.as_str()));
+        calibration.extend(first_of_group.map(|at| calibrated(&prompts[*at], &heads, &scale)));
     }
     let heads = fit_all(&prompts.iter().collect::<Vec<_>>(), &models, &scale, told);
     Artefact { heads, calibration, ..onto }
@@ -76,7 +78,8 @@ fn fit_all(prompts: &[&Prompt], models: &[String], scale: &Scale, told: impl Fn(
     std::thread::scope(|scope| {
         let beside = scope.spawn(|| theirs.iter().map(fit).collect::<Vec<_>>());
         let own: Vec<_> = ours.iter().map(fit).collect();
-        own.into_iter().chain(beside.join().unwrap_or_default()).collect()
+        let theirs = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        own.into_iter().chain(theirs).collect()
     })
 }
 

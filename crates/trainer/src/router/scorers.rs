@@ -163,7 +163,8 @@ fn by_heads(prompts: &[Prompt], part: &Part, models: &[String]) -> Table {
     std::thread::scope(|scope| {
         let beside = scope.spawn(|| models[half..].iter().map(of).collect::<Table>());
         let own: Table = models[..half].iter().map(of).collect();
-        own.into_iter().chain(beside.join().unwrap_or_default()).collect()
+        let theirs = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        own.into_iter().chain(theirs).collect()
     })
 }
 
