@@ -95,6 +95,10 @@ impl Catalog {
             }
             endpoints.push(Arc::new(made));
         }
+        if let Some(ability) = config.ability.filter(|ability| !(-20.0..=20.0).contains(ability)) {
+            let (field, problem) = (format!("{place}.ability"), format!("{ability}; use logits from -20 to 20"));
+            errors.push(CatalogError { span: 0..0, field, problem });
+        }
         if errors.is_empty() {
             for alias in &config.aliases {
                 self.names.claim(alias, id, Claim::Operator);

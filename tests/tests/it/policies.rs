@@ -63,6 +63,7 @@ fn a_file_is_a_policy_of_its_name_and_its_mistakes_name_it() {
         ("", "[[rules]]\nwhen = \"request.nothing\"\nuse = [\"sim/small\"]", "rules[0].when"),
         ("", "guarantee = true\ncorrect_answer_value_usd = 1.0", "exclude each other"),
         ("", "what = 1", "unknown field"),
+        ("[[models]]\nid = \"a/m\"\nability = nan\nendpoints = []\n", "", "use logits"),
         ("# Ü\n", "applies_to = [\"sim/none\"]", "saver.toml"),
         ("", "quality_min = 0.5\ncorrect_answer_value_usd = 1.0", "has no say"),
         ("", "guarantee = true\nsort = \"latency\"", "holds for the cheapest"),

@@ -67,7 +67,8 @@ fn learn_difficulty(data: &std::path::Path, only: &[String]) -> Result<Artefact,
     Ok(fitted.artefact)
 }
 
-async fn learn_labels(rows: Vec<OutcomeRow>) -> Result<Artefact, Failure> {
+async fn learn_labels(mut rows: Vec<OutcomeRow>) -> Result<Artefact, Failure> {
+    rows.retain(|row| row.split == Split::Train);
     let onto = Predictor::shipped()?.artefact().clone();
     let embedder = match Embedder::start(SHIPPED_EMBEDDER) {
         Ok(embedder) => Some(embedder),
