@@ -140,9 +140,9 @@ impl QdrantStore {
 #[async_trait]
 impl VectorStore for QdrantStore {
     async fn ensure_space(&self, dimensions: usize) -> Result<bool, StoreError> {
-        self.is_ready.store(false, Ordering::Release);
         let exists = self.client.collection_exists(&self.collection).await.map_err(failed)?;
         if !exists {
+            self.is_ready.store(false, Ordering::Release);
             self.create(dimensions).await.map_err(failed)?;
         }
         self.index().await.map_err(failed)?;
