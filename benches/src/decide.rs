@@ -4,7 +4,7 @@ use bytes::Bytes;
 use catalog::{Catalog, Record};
 use gateway::ConfigFile;
 use protocol::ChatRequest;
-use router::{Artefact, Asker, Head, Heads, Predictor, Question, SPARSE_COUNT, Suffixes, Wanted, decide};
+use router::{Applied, Artefact, Asker, Head, Heads, Predictor, Question, SPARSE_COUNT, Suffixes, Wanted, decide};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -50,7 +50,7 @@ fn time(catalog: &Catalog, config: &gateway::Config, predictor: &Predictor, requ
         request,
         models: &models,
         policy: Some(policy),
-        asker: Asker { tenant: "acme", key: "bench" },
+        rules: &Applied::of(&policy.rules, request, Asker { tenant: "acme", key: "bench" }),
         quality_min: None,
         baseline: baseline.as_deref(),
         offer: None,

@@ -164,15 +164,23 @@ fn open_journal(money: &Path, durability: Durability) -> Result<Journal, StartEr
 }
 
 async fn start_embedder(config: &Config, degraded: &mut Vec<(&'static str, String)>) -> Option<Embedder> {
-    if !config.cache.semantic.enabled {
+    let learned = config.predictor.embedder();
+    if !config.cache.semantic.enabled && learned.is_none() {
         return None;
     }
     let model = config.embedding.model.clone();
     let started = tokio::task::spawn_blocking(move || Embedder::start(&model)).await;
     match started.unwrap_or_else(|error| Err(EmbeddingError::Model(error.to_string()))) {
-        Ok(embedder) => Some(embedder),
+        Ok(embedder) => {
+            if let Some(other) = learned.filter(|learned| *learned != embedder.identity()) {
+                let problem = format!("its labels were learned with {other}; train it again with [embedding] model");
+                degraded.push(("what the router's artefact says by meaning", problem));
+            }
+            Some(embedder)
+        }
         Err(error) => {
-            degraded.push(("the semantic cache", error.to_string()));
+            let part = if config.cache.semantic.enabled { "the semantic cache" } else { "what labels say by meaning" };
+            degraded.push((part, error.to_string()));
             None
         }
     }

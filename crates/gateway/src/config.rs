@@ -17,7 +17,7 @@ use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
 use router::{Example, Policy, PolicyConfig, Predictor, RouterConfig};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The policy that `auto` means.
@@ -101,6 +101,8 @@ pub struct ConfigFile {
     listing: Option<Arc<Listing>>,
     /// The file of each policy that has one of its own.
     policy_files: BTreeMap<String, String>,
+    /// The folder of those files, whether or not it is there.
+    policy_folder: Option<PathBuf>,
 }
 
 /// What is wrong with a configuration, and what its operator should know.
@@ -178,7 +180,14 @@ impl ConfigFile {
             let (name, text) = read(&path)?;
             file.add_policy(&path, &name, &text)?;
         }
+        file.policy_folder = Some(folder);
         Ok(file)
+    }
+
+    /// What else decides what this configuration says: files and folders whose change is a reason to read it again.
+    pub fn rests_on(&self) -> Vec<PathBuf> {
+        let files = self.policy_files.values().map(PathBuf::from);
+        files.chain(self.policy_folder.clone()).chain(self.tables.router.artefact.clone()).collect()
     }
 
     /// Parses the text of a file called `name`.

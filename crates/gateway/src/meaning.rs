@@ -67,19 +67,20 @@ pub(crate) fn why_not(found: &Result<Found, &'static str>) -> Option<&'static st
     found.as_ref().map_or_else(|reason| Some(*reason), |found| found.failed)
 }
 
-/// The vector of what was asked: the one that the cache looked with, or, where a promise of quality rests on it, a new one.
+/// The vector of what was asked, where labels were learned from with vectors of this embedder: the one that the cache
+/// looked with, or, where a promise of quality rests on it, a new one.
 pub(crate) async fn vector<'a>(
     app: &App,
     asked: &Asked,
     found: &'a Result<Found, &'static str>,
 ) -> Option<Cow<'a, [f32]>> {
+    if app.config.predictor.embedder()? != app.embedder.as_ref()?.identity() {
+        return None;
+    }
     if let Ok(found) = found {
         return Some(Cow::Borrowed(found.question.vector.as_slice()));
     }
-    let is_promised = asked.policy.as_ref().is_some_and(|policy| policy.guarantee.is_some_and(|g| g.margin.is_some()));
-    if !is_promised || !app.config.predictor.needs_vectors() {
-        return None;
-    }
+    asked.policy.as_ref()?.guarantee?.margin?;
     let text = asked.request.last_user_text()?.into_owned();
     let budget = Duration::from_millis(app.config.embedding.budget_ms);
     embed(app, text, budget).await.ok().map(Cow::Owned)

@@ -14,7 +14,7 @@ use ledger::{Bill, Caller, Settlement, now_ms};
 use protocol::{CacheMode, ChatRequest, Digest, FieldError, Usage, context_tag, fingerprint};
 use providers::{Attempt, FailureKind, Outcome};
 use rand::Rng;
-use router::{Asker, Policy, Suffixes, Wanted, rules_that_apply};
+use router::{Applied, Asker, Policy, Suffixes, Wanted};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ pub(crate) struct Asked {
     pub request: ChatRequest,
     /// The policy that chooses the model; `None` where the client named it.
     pub policy: Option<Arc<Policy>>,
+    /// Which of its rules apply.
+    pub applied: Applied,
     /// The models that may serve.
     pub models: Vec<Named>,
     /// What the asker should know about the name that was used.
@@ -127,12 +129,10 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
     let epoch = app.cache.epoch(caller.tenant()).to_string();
     let personal = if rules.personal { request.user.clone().unwrap_or_default() } else { String::new() };
     // Who may answer depends on the rules that apply, so what was answered under others is no answer here.
-    let rules_that_apply = policy.as_ref().map_or_else(String::new, |policy| {
-        let asker = Asker { tenant: caller.tenant(), key: &caller.account.name };
-        format!("{:?}", rules_that_apply(&policy.rules, &request, asker))
-    });
+    let asker = Asker { tenant: caller.tenant(), key: &caller.account.name };
+    let applied = policy.as_ref().map(|policy| Applied::of(&policy.rules, &request, asker)).unwrap_or_default();
     let answerers = answerers(app, policy.as_deref(), &models);
-    let identity = [caller.tenant(), &answerers, &quality, &epoch, &personal, &rules_that_apply];
+    let identity = [caller.tenant(), &answerers, &quality, &epoch, &personal, &applied.identity()];
     let wanted = &request.sluice.cache;
     let least = |limits: [Option<u64>; 2]| limits.into_iter().flatten().fold(cache.exact.ttl_s, u64::min);
     let ttl_s = least([wanted.ttl_s, rules.ttl_s]);
@@ -164,6 +164,7 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
         is_shadow: false,
         caller,
         policy,
+        applied,
         models,
         notice,
         hides_thoughts: request.hides_thoughts(),

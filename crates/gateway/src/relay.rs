@@ -12,7 +12,7 @@ use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
 use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
 use rand::Rng;
-use router::{Asker, Candidate, Offer, Question, Route, decide};
+use router::{Candidate, Offer, Question, Route, decide};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -246,7 +246,7 @@ pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>, vector: Opt
         request: &asked.request,
         models: &asked.models(app),
         policy: asked.policy.as_deref(),
-        asker: Asker { tenant: asked.caller.tenant(), key: &asked.caller.account.name },
+        rules: &asked.applied,
         quality_min: asked.request.sluice.quality_min,
         baseline: baseline.as_ref().map(|resolved| &*resolved.model),
         offer,
@@ -272,7 +272,7 @@ pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, why_not
         "offer": route.offer,
         "evidence": route.evidence,
         "guarantee": route.guarantee,
-        "rules_failed": route.rules_failed,
+        "rules_failed": asked.applied.failed,
         "difficulty": route.difficulty,
         "input_tokens": route.input_tokens,
         "not_shown": candidates + rejected - first(candidates) - first(rejected),

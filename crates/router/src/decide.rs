@@ -5,7 +5,7 @@ use crate::features::Features;
 use crate::policy::{Evidence, Policy};
 use crate::predictor::{Expected, Predictor};
 use crate::rank::rank_by_policy;
-use crate::rule::{Asker, Ruled};
+use crate::rule::{Applied, Ruled};
 use catalog::{Billing, Endpoint, Makes, Model, Record};
 use protocol::{ChatRequest, Content, Usage};
 use serde::Serialize;
@@ -48,8 +48,8 @@ pub struct Question<'a> {
     pub models: &'a [Wanted],
     /// The policy that chooses among them; `None` where the client named them.
     pub policy: Option<&'a Policy>,
-    /// Who asks, for the policy's rules.
-    pub asker: Asker<'a>,
+    /// Which of the policy's rules apply.
+    pub rules: &'a Applied,
     /// Share of the baseline's quality to keep, where the caller tightened the policy's.
     pub quality_min: Option<f64>,
     pub baseline: Option<&'a Model>,
@@ -102,9 +102,6 @@ pub struct Route {
     /// What is promised of the quality, where the policy promises.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guarantee: Option<String>,
-    /// Rules whose condition could not be told, and why; they did not apply.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rules_failed: Vec<String>,
     pub difficulty: Option<f64>,
     pub input_tokens: u64,
 }
@@ -143,13 +140,11 @@ pub fn decide(question: Question<'_>) -> Route {
         offer: question.offer.filter(|offer| offer.admissible).cloned(),
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
         guarantee: None,
-        rules_failed: Vec::new(),
         difficulty: seen.as_ref().map(|(_, seen)| f64::from(seen.difficulty())),
         input_tokens: estimate_tokens(request),
     };
     let rules = question.policy.map_or(&[][..], |policy| &policy.rules);
-    let ruled = Ruled::by(rules, request, question.asker, route.input_tokens);
-    route.rules_failed.clone_from(&ruled.failed);
+    let ruled = Ruled::by(rules, question.rules);
     let mut standing: Vec<(Standing, Candidate)> = Vec::new();
     for wanted in question.models {
         let expected = expect(&wanted.model);

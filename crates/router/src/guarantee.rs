@@ -32,7 +32,7 @@ pub struct Guarantee {
 /// Margins in the order of the test.
 const MARGINS: [f64; 10] = [-0.2, -0.1, -0.05, 0.0, 0.02, 0.04, 0.06, 0.1, 0.15, 0.25];
 /// With fewer labelled prompts nothing is promised.
-pub const PROMPTS_MIN: usize = 400;
+const PROMPTS_MIN: usize = 400;
 /// Wrong answers assumed beside those that were seen, so that a few prompts without any do not prove that there are none.
 const ASSUMED: f64 = 1.0;
 

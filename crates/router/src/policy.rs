@@ -162,8 +162,9 @@ impl Policy {
             Some(value) => reading.found(value, "baseline", resolve(value.get_ref())),
         };
         let quality_min = reading.share("quality_min", config.quality_min.as_ref()).unwrap_or(QUALITY_MIN);
-        let correct_answer_value_usd = reading.money("correct_answer_value_usd", &config.correct_answer_value_usd);
-        let cost_max_usd = reading.money("cost_max_usd", &config.cost_max_usd);
+        let correct_answer_value_usd =
+            reading.money("correct_answer_value_usd", config.correct_answer_value_usd.as_ref());
+        let cost_max_usd = reading.money("cost_max_usd", config.cost_max_usd.as_ref());
         let rules = reading.rules(&config.rules, resolve);
         reading.contradictions(config, &candidates, baseline.as_deref());
         match baseline {
@@ -249,8 +250,8 @@ impl Reading {
         Some(*value.get_ref())
     }
 
-    fn money(&mut self, field: &str, value: &Option<Spanned<f64>>) -> Option<f64> {
-        let value = value.as_ref()?;
+    fn money(&mut self, field: &str, value: Option<&Spanned<f64>>) -> Option<f64> {
+        let value = value?;
         if !(0.0..1e9).contains(value.get_ref()) {
             self.error(value.span(), field, format!("{}; use dollars, 0 or more", value.get_ref()));
         }

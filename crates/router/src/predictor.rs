@@ -27,6 +27,9 @@ pub struct Artefact {
     /// Ridge on the logarithm of the output tokens: intercept and weights of the standardised dense features.
     pub length_bias: f32,
     pub length_dense: Vec<f32>,
+    /// The embedder whose vectors the heads read, where they read any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedder: Option<String>,
     /// What labels say of single models, by their canonical names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub heads: BTreeMap<String, Heads>,
@@ -189,9 +192,10 @@ impl Predictor {
         self.artefact.heads.get(model).is_some_and(|heads| heads.labels >= LABELS_MIN)
     }
 
-    /// True where labels were learned from with vectors: without one, what is promised says nothing.
-    pub fn needs_vectors(&self) -> bool {
-        self.artefact.heads.values().any(|heads| heads.with_vector.is_some())
+    /// The embedder whose vectors labels were learned from with: without one of its vectors, or with another's, what is
+    /// promised says nothing.
+    pub fn embedder(&self) -> Option<&str> {
+        self.artefact.embedder.as_deref()
     }
 
     /// The artefact that it was made from.
@@ -201,7 +205,6 @@ impl Predictor {
 
     pub(crate) fn see<'a>(&self, features: &'a Features, vector: Option<&'a [f32]>) -> Seen<'a> {
         let standardised = self.standardised(features).collect();
-        // A vector of another embedder says nothing to these heads.
         let with_vector = self.artefact.heads.values().find_map(|heads| heads.with_vector.as_ref());
         let vector = vector.filter(|vector| with_vector.is_some_and(|head| head.vector.len() == vector.len()));
         let words = if vector.is_some() { &self.with_vector } else { &self.without_vector }.say(features);

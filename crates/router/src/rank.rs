@@ -82,7 +82,7 @@ impl Ranking<'_> {
     fn place(&self, candidate: &Candidate) -> Place {
         let record = (self.question.records)(&candidate.endpoint);
         let cost = candidate.expected_cost_usd;
-        let quality = candidate.quality.unwrap_or(0.0);
+        let quality = self.comparable(candidate);
         let class = match () {
             () if self.ruled.prefers(&candidate.endpoint) => 0,
             () if self.keeps(candidate) => 1,
@@ -105,6 +105,13 @@ impl Ranking<'_> {
             (Some(_), Some((quality, _))) => quality,
             _ => self.baseline.prior,
         }
+    }
+
+    /// The expected quality, on the baseline's own scale: two that are known by different evidence are as good as what each
+    /// is to the baseline.
+    fn comparable(&self, candidate: &Candidate) -> f64 {
+        let own = self.baseline.labelled.map_or(self.baseline.prior, |(quality, _)| quality);
+        candidate.quality.unwrap_or(0.0) / self.measure(candidate).max(1e-9) * own
     }
 
     /// The quality that is asked for.

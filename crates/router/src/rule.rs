@@ -1,6 +1,7 @@
 //! Rules of a policy: conditions in CEL (github.com/google/cel-spec) on the request and its caller, and the models that they
 //! pin, forbid or prefer. They come before everything that is learned.
 
+use crate::decide::estimate_tokens;
 use catalog::Endpoint;
 use cel::{Context, Env, Program, Value, extensions};
 use protocol::{ChatRequest, Role};
@@ -42,13 +43,14 @@ impl PartialEq for Rule {
 }
 
 /// Where something in a rule cannot be meant, in which of its fields, and why.
-pub type RuleMistake = (std::ops::Range<usize>, &'static str, String);
+pub(crate) type RuleMistake = (std::ops::Range<usize>, &'static str, String);
 
 /// Names endpoints: a model, `author/*` for all models whose names fit, `@provider` for all that it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pattern {
+pub(crate) enum Pattern {
     Model(String),
     Fits(String),
+    /// With its `@`.
     Provider(String),
 }
 
@@ -57,9 +59,9 @@ impl Pattern {
     ///
     /// # Errors
     /// When it names a model that nobody serves.
-    pub fn read(text: &str, resolve: impl Fn(&str) -> Result<String, String>) -> Result<Self, String> {
-        if let Some(provider) = text.strip_prefix('@') {
-            return Ok(Self::Provider(provider.to_owned()));
+    fn read(text: &str, resolve: impl Fn(&str) -> Result<String, String>) -> Result<Self, String> {
+        if text.starts_with('@') {
+            return Ok(Self::Provider(text.to_owned()));
         }
         if text.contains('*') { Ok(Self::Fits(text.to_owned())) } else { resolve(text).map(Self::Model) }
     }
@@ -68,8 +70,13 @@ impl Pattern {
         match self {
             Self::Model(model) => endpoint.model == *model,
             Self::Fits(pattern) => fits(&endpoint.model, pattern),
-            Self::Provider(provider) => endpoint.is_called(provider),
+            Self::Provider(provider) => endpoint.is_called(provider.trim_start_matches('@')),
         }
+    }
+
+    fn text(&self) -> &str {
+        let (Self::Model(text) | Self::Fits(text) | Self::Provider(text)) = self;
+        text
     }
 }
 
@@ -170,44 +177,61 @@ fn looks_like_code(text: &str) -> bool {
     text.contains("```") || SIGNS.iter().filter(|sign| text.contains(**sign)).count() >= 2
 }
 
-/// What the rules say of a request.
+/// Which rules of a policy apply to a request. They are asked once: who may answer depends on it, and so which stored
+/// answers count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// From 1, rising.
+    numbers: Vec<usize>,
+    /// Conditions that could not be told, with the reason: such a rule does not apply.
+    pub failed: Vec<String>,
+}
+
+impl Applied {
+    /// Asks every rule.
+    pub fn of(rules: &[Rule], request: &ChatRequest, asker: Asker<'_>) -> Self {
+        let mut applied = Self::default();
+        if rules.is_empty() {
+            return applied;
+        }
+        let context = context(&Facts::of(request, estimate_tokens(request)), asker);
+        for (at, rule) in rules.iter().enumerate() {
+            match told(&rule.program, &context) {
+                Err(problem) => applied.failed.push(format!("rule {}: {problem}", at + 1)),
+                Ok(false) => {}
+                Ok(true) => applied.numbers.push(at + 1),
+            }
+        }
+        applied
+    }
+
+    /// What tells requests apart that other rules apply to; empty where none does.
+    pub fn identity(&self) -> String {
+        let numbers: Vec<String> = self.numbers.iter().map(usize::to_string).collect();
+        numbers.join(",")
+    }
+}
+
+/// What the rules that apply say of endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct Ruled<'a> {
     /// The first rule that pins, by its number from 1.
     only: Option<(usize, &'a [Pattern])>,
     forbid: Vec<(usize, &'a [Pattern])>,
     prefer: Vec<&'a [Pattern]>,
-    /// Conditions that could not be told, with the reason: such a rule does not apply.
-    pub failed: Vec<String>,
 }
 
 impl<'a> Ruled<'a> {
-    /// Asks every rule.
-    pub(crate) fn by(rules: &'a [Rule], request: &ChatRequest, asker: Asker<'_>, input_tokens: u64) -> Self {
+    pub(crate) fn by(rules: &'a [Rule], applied: &Applied) -> Self {
         let mut ruled = Self::default();
-        if rules.is_empty() {
-            return ruled;
-        }
-        let context = context(&Facts::of(request, input_tokens), asker);
-        for (at, rule) in rules.iter().enumerate() {
-            match told(&rule.program, &context) {
-                Err(problem) => ruled.failed.push(format!("rule {}: {problem}", at + 1)),
-                Ok(false) => {}
-                Ok(true) => {
-                    if ruled.only.is_none() && !rule.only.is_empty() {
-                        ruled.only = Some((at + 1, &rule.only));
-                    }
-                    ruled.forbid.push((at + 1, &rule.forbid));
-                    ruled.prefer.push(&rule.prefer);
-                }
+        for (number, rule) in applied.numbers.iter().filter_map(|number| Some((*number, rules.get(number - 1)?))) {
+            if ruled.only.is_none() && !rule.only.is_empty() {
+                ruled.only = Some((number, &rule.only));
             }
+            ruled.forbid.push((number, &rule.forbid));
+            ruled.prefer.push(&rule.prefer);
         }
         ruled
-    }
-
-    /// The numbers of the rules that apply: answers given under other rules are other answers.
-    fn numbers(&self) -> Vec<usize> {
-        self.forbid.iter().map(|(number, _)| *number).collect()
     }
 
     /// Why an endpoint may not serve.
@@ -229,11 +253,6 @@ impl<'a> Ruled<'a> {
     pub(crate) fn prefers(&self, endpoint: &Endpoint) -> bool {
         self.prefer.iter().any(|patterns| patterns.iter().any(|pattern| pattern.covers(endpoint)))
     }
-}
-
-/// The numbers of the rules that apply to a request.
-pub fn rules_that_apply(rules: &[Rule], request: &ChatRequest, asker: Asker<'_>) -> Vec<usize> {
-    Ruled::by(rules, request, asker, crate::decide::estimate_tokens(request)).numbers()
 }
 
 fn context(facts: &Facts, asker: Asker<'_>) -> Context<'static, 'static> {
@@ -259,11 +278,17 @@ fn told(program: &Program, context: &Context) -> Result<bool, String> {
 }
 
 impl Rule {
+    /// The patterns of what may not or alone may serve that cover none of these endpoints.
+    pub fn idle<'a>(&'a self, endpoints: impl Iterator<Item = &'a Endpoint> + Clone) -> impl Iterator<Item = &'a str> {
+        let patterns = self.only.iter().chain(&self.forbid);
+        patterns.filter(move |pattern| !endpoints.clone().any(|endpoint| pattern.covers(endpoint))).map(Pattern::text)
+    }
+
     /// Compiles a rule and tries it on an empty request.
     ///
     /// # Errors
     /// With what is wrong, and the field it stands in.
-    pub fn from_config(
+    pub(crate) fn from_config(
         config: &RuleConfig,
         resolve: impl Fn(&str) -> Result<String, String> + Copy,
     ) -> Result<Self, Vec<RuleMistake>> {
@@ -323,9 +348,9 @@ mod tests {
         let rules = [rule(&format!("when = {when:?}\nuse = [\"a/m\"]")).expect("a rule")];
         let body = format!(r#"{{"model":"auto",{body}}}"#);
         let request = ChatRequest::parse(&bytes::Bytes::from(body)).expect("valid");
-        let ruled = Ruled::by(&rules, &request, Asker { tenant: "acme", key: "ci" }, 100);
-        assert!(ruled.failed.is_empty(), "{when}: {:?}", ruled.failed);
-        assert_eq!(ruled.pins(), expected, "{when}");
+        let applied = Applied::of(&rules, &request, Asker { tenant: "acme", key: "ci" });
+        assert!(applied.failed.is_empty(), "{when}: {:?}", applied.failed);
+        assert_eq!(Ruled::by(&rules, &applied).pins(), expected, "{when}");
     }
 
     const HELLO: &str = r#""messages":[{"role":"system","content":"Be kind"},{"role":"user","content":"Hello"}]"#;

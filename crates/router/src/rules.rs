@@ -1,6 +1,6 @@
 //! Every rule of the `provider` object and every suffix, as a table.
 
-use crate::{Asker, Question, Route, Sticky, Suffixes, Wanted, decide};
+use crate::{Applied, Question, Route, Sticky, Suffixes, Wanted, decide};
 use bytes::Bytes;
 use catalog::{Catalog, Endpoint, Facts, Kind, Model, ModelConfig, Percentiles, Reach, Record};
 use protocol::ChatRequest;
@@ -86,7 +86,7 @@ fn route(
         request: &request,
         models: &models,
         policy: None,
-        asker: Asker::default(),
+        rules: &Applied::default(),
         quality_min: None,
         baseline: None,
         offer: None,
@@ -268,7 +268,7 @@ fn a_conversation_stays_where_its_prompt_is_remembered_while_that_is_cheaper() {
                 request: &request,
                 models: &wanted,
                 policy: None,
-                asker: Asker::default(),
+                rules: &Applied::default(),
                 quality_min: None,
                 baseline: None,
                 offer: None,

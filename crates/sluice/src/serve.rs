@@ -2,7 +2,7 @@
 
 use crate::catalog::Store;
 use crate::failure::Failure;
-use crate::reload::Source;
+use crate::reload::{Files, Source};
 use gateway::{App, ConfigFile, StartError, serve};
 use simulator::{Answers, SimulatedModel, Simulator};
 use std::path::{Path, PathBuf};
@@ -42,10 +42,8 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let found = Source::times(
-        arguments.config.as_deref(),
-        &Store::beside(read_config(arguments.config.as_deref())?.database()),
-    );
+    let first = read_config(arguments.config.as_deref())?;
+    let known = Files::of(arguments.config.as_deref(), &first, &Store::beside(first.database()));
     let file = read_current(arguments.config.as_deref())?;
     let simulator = if file.needs_simulator(environment) {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -63,7 +61,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let started = App::start(config, admin_key.as_deref()).await?;
     greet(&started, listener.local_addr()?);
     let gateway = serve(started, listener)?;
-    let source = Source { file: arguments.config, store, simulator: simulated, known: found };
+    let source = Source { file: arguments.config, store, simulator: simulated, known };
     tokio::select! {
         () = source.watch(&gateway) => {}
         () = stop_signal() => {}

@@ -2,7 +2,7 @@
 
 use crate::stack::{Stack, endpoints, question};
 use gateway::ConfigFile;
-use router::Predictor;
+use router::{Artefact, Predictor};
 use serde_json::json;
 use std::collections::BTreeSet;
 use trainer::router::{Outcome, OutcomeRow, Split, add_heads, prepare_prompts};
@@ -174,6 +174,25 @@ async fn a_promise_needs_labels_and_holds_back_what_they_do_not_cover() {
         let explained = route(&stack, prompt).await;
         assert_eq!(explained["candidates"][0]["endpoint"], first, "{explained}");
         assert_eq!(explained["guarantee"], "≥ 95 % of the baseline's quality, 90 % confidence, n = 600");
+    }
+}
+
+#[tokio::test]
+async fn what_was_learned_with_another_embedder_promises_nothing() {
+    let promising = config().replace("quality_min = 0.5", "quality_min = 0.95\nguarantee = true");
+    let folder = tempfile::tempdir().expect("a folder");
+    let embedder = embedding::Embedder::start("all-MiniLM-L6-v2").expect("an embedder");
+    let prompts = prepare_prompts(labels(420), Some(&embedder), |_| ()).await.expect("prompts");
+    for (identity, first) in [(embedder.identity(), "acme/small@p0"), ("another model", "acme/large@p0")] {
+        let shipped = Predictor::shipped().expect("an artefact").artefact().clone();
+        let onto = Artefact { embedder: Some(identity.to_owned()), ..shipped };
+        let path = folder.path().join("own.json");
+        let artefact = serde_json::to_string(&add_heads(&prompts, onto, || ())).expect("JSON");
+        std::fs::write(&path, artefact).expect("written");
+        let stack = Stack::start(&format!("{promising}[router]\nartefact = {path:?}\n")).await;
+        let asked = question("policy/saver", "What is the capital of country number 999?");
+        let explained = stack.post("/v1/route", &asked).await.json()["data"]["route"].clone();
+        assert_eq!(explained["candidates"][0]["endpoint"], first, "{identity}: {explained}");
     }
 }
 

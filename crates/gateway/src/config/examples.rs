@@ -4,7 +4,7 @@ use super::{Config, ConfigFile};
 use bytes::Bytes;
 use catalog::Record;
 use protocol::{ChatRequest, FieldError};
-use router::{Asker, Example, Policy, Question, Suffixes, Wanted, decide};
+use router::{Applied, Asker, Example, Policy, Question, Suffixes, Wanted, decide};
 use serde_json::{Value, json};
 
 /// What became of an example.
@@ -75,7 +75,7 @@ impl Config {
             request,
             models: &models,
             policy: Some(policy),
-            asker: Asker::default(),
+            rules: &Applied::of(&policy.rules, request, Asker::default()),
             quality_min: None,
             baseline: baseline.as_deref(),
             offer: None,

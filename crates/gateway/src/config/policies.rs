@@ -2,7 +2,7 @@
 
 use super::reach::baseline_of;
 use super::{AUTO, ConfigError, ConfigFile, Mistake, is_for_auto};
-use catalog::{Catalog, Listing};
+use catalog::{Catalog, Endpoint, Listing};
 use protocol::Usage;
 use router::{Policy, PolicyConfig, Predictor};
 use std::collections::{BTreeMap, HashMap};
@@ -58,6 +58,7 @@ impl ConfigFile {
             Err(unknown) if unknown.nearest.is_empty() => Err(format!("no model `{name}`")),
             Err(unknown) => Err(format!("no model `{name}`; did you mean {}?", unknown.nearest.join(", "))),
         };
+        let endpoints: Vec<&Endpoint> = catalog.models().flat_map(|model| &model.endpoints).map(|one| &**one).collect();
         let mut policies = BTreeMap::new();
         let mut attached: HashMap<String, String> = HashMap::new();
         for (name, config) in &self.tables.policies {
@@ -66,6 +67,10 @@ impl ConfigFile {
             let all = || for_auto(catalog);
             match Policy::from_config(name, config, resolve, all, |ids| baseline_of(catalog, ids)) {
                 Ok(policy) => {
+                    for pattern in policy.rules.iter().flat_map(|rule| rule.idle(endpoints.iter().copied())) {
+                        notices
+                            .push(format!("policy `{name}`: `{pattern}` in a rule covers nothing that can be reached"));
+                    }
                     let policy = match predictor.filter(|_| config.guarantee) {
                         None => policy,
                         Some(predictor) => promising(policy, predictor, catalog, notices),

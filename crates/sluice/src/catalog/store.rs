@@ -7,7 +7,6 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// The file of events is halved when it is larger.
 const EVENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -94,8 +93,8 @@ impl Store {
         }
     }
 
-    /// When the list was last changed.
-    pub(crate) fn changed(&self) -> Option<SystemTime> {
-        fs::metadata(&self.list).and_then(|metadata| metadata.modified()).ok()
+    /// The file of the list, whether or not it is there.
+    pub(crate) fn list(&self) -> &Path {
+        &self.list
     }
 }

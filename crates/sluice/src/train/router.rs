@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// and adds what these labels say of each model with at least 100.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only"], requires = "out")]
     labels: Option<PathBuf>,
+    /// The model of embeddings that the gateway uses, its `[embedding] model`.
+    #[arg(long, value_name = "MODEL", default_value = SHIPPED_EMBEDDER, requires = "labels")]
+    embedder: String,
     /// Where to write the artefact; without --labels by default the one that is shipped.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -29,7 +32,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let artefact = match (&arguments.labels, &arguments.data) {
-        (Some(labels), _) => learn_labels(read_outcome_file(labels)?).await?,
+        (Some(labels), _) => learn_labels(read_outcome_file(labels)?, &arguments.embedder).await?,
         (None, Some(data)) => learn_difficulty(data, &arguments.only)?,
         (None, None) => return Err(Failure::Usage("name --data or --labels".to_owned())),
     };
@@ -67,10 +70,9 @@ fn learn_difficulty(data: &std::path::Path, only: &[String]) -> Result<Artefact,
     Ok(fitted.artefact)
 }
 
-async fn learn_labels(mut rows: Vec<OutcomeRow>) -> Result<Artefact, Failure> {
+async fn learn_labels(mut rows: Vec<OutcomeRow>, embedder: &str) -> Result<Artefact, Failure> {
     rows.retain(|row| row.split == Split::Train);
-    let onto = Predictor::shipped()?.artefact().clone();
-    let embedder = match Embedder::start(SHIPPED_EMBEDDER) {
+    let embedder = match Embedder::start(embedder) {
         Ok(embedder) => Some(embedder),
         Err(error) => {
             println!("without the meaning of prompts: {error}");
@@ -78,9 +80,13 @@ async fn learn_labels(mut rows: Vec<OutcomeRow>) -> Result<Artefact, Failure> {
         }
     };
     let embedding = bar(rows.len(), "embedding");
+    let onto = Artefact {
+        embedder: embedder.as_ref().map(|embedder| embedder.identity().to_owned()),
+        ..Predictor::shipped()?.artefact().clone()
+    };
     let prompts = prepare_prompts(rows, embedder.as_ref(), |done| embedding.set_position(done as u64)).await?;
     embedding.finish_and_clear();
-    let models = models_with_labels(&prompts);
+    let models = models_with_labels(&prompts, router::LABELS_MIN);
     if models.is_empty() {
         let problem = format!("{} prompts, and no model with {} scored answers", prompts.len(), router::LABELS_MIN);
         return Err(Failure::Usage(problem));

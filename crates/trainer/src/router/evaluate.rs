@@ -2,7 +2,7 @@
 
 use super::frontier::{Frontier, Point, sweep};
 use super::pair::{Interval, Measured, measure};
-use super::prepared::Prompt;
+use super::prepared::{Prompt, models_with_labels};
 use super::promise::{Kept, promise};
 use super::scorers::{Scorer, Table, costs, qualities};
 use super::splits::{Part, Protocol, parts};
@@ -85,7 +85,8 @@ struct Tested<'a> {
 
 /// Measures every router on prompts of one source. `None` where no pair of models has outcomes for them.
 pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl Fn()) -> Option<Evaluation> {
-    let complete = complete_models(prompts);
+    // Models with outcomes for nine of ten prompts.
+    let complete = models_with_labels(prompts, (prompts.len() * 9).div_ceil(10));
     let (strong, weak) = plan.pair.clone().or_else(|| default_pair(prompts, &complete))?;
     let mut models = if plan.models.is_empty() { complete } else { plan.models.clone() };
     models.extend([&strong, &weak].into_iter().filter(|name| !models.contains(name)).cloned().collect::<Vec<_>>());
@@ -163,14 +164,6 @@ fn test<'a>(prompts: &'a [Prompt], parts: &[Part], models: &[String], shipped: &
         }
     }
     tested
-}
-
-/// Models with outcomes for nine of ten prompts.
-fn complete_models(prompts: &[Prompt]) -> Vec<String> {
-    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    prompts.iter().flat_map(|prompt| prompt.row.outcomes.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
-    let complete = counts.into_iter().filter(|(_, count)| count * 10 >= prompts.len() * 9);
-    complete.map(|(name, _)| name.clone()).collect()
 }
 
 /// The best model and the cheapest one that is worse; of two models, these two.

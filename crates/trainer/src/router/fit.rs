@@ -149,6 +149,7 @@ impl Weights {
             heads: BTreeMap::new(),
             calibration: Vec::new(),
             length_bias: rounded(length.bias),
+            embedder: None,
             length_dense: length.weights.into_iter().map(rounded).collect(),
         }
     }

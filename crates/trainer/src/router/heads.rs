@@ -3,7 +3,7 @@
 use super::head::Design;
 use super::length::fit_logarithm;
 use super::outcomes::Outcome;
-use super::prepared::{Prompt, Scale};
+use super::prepared::{Prompt, Scale, models_with_labels};
 use super::splits::{Protocol, parts};
 use ::router::{Artefact, Calibrated, DENSE_COUNT, Heads, LABELS_MIN};
 use std::collections::{BTreeMap, HashSet};
@@ -15,7 +15,7 @@ const FOLDS: usize = 5;
 /// which there are [`fits`].
 pub fn add_heads(prompts: &[Prompt], onto: Artefact, told: impl Fn() + Sync) -> Artefact {
     let scale = Scale::from_artefact(&onto);
-    let models = models_with_labels(prompts);
+    let models = models_with_labels(prompts, LABELS_MIN);
     let (mut calibration, mut groups) = (Vec::with_capacity(prompts.len()), HashSet::new());
     for part in parts(prompts, Protocol::Folds(FOLDS), None, 1) {
         let learned: Vec<&Prompt> = part.train.iter().map(|at| &prompts[*at]).collect();
@@ -81,11 +81,4 @@ fn fit_all(prompts: &[&Prompt], models: &[String], scale: &Scale, told: impl Fn(
         let theirs = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         own.into_iter().chain(theirs).collect()
     })
-}
-
-/// The models with enough labels for a head.
-pub fn models_with_labels(prompts: &[Prompt]) -> Vec<String> {
-    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
-    prompts.iter().flat_map(|prompt| prompt.row.outcomes.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
-    counts.into_iter().filter(|(_, count)| *count >= LABELS_MIN).map(|(name, _)| name.clone()).collect()
 }

@@ -4,7 +4,7 @@ use super::outcomes::OutcomeRow;
 use crate::embed::embed_all;
 use ::router::{Artefact, DENSE_COUNT, Features};
 use embedding::{Embedder, EmbeddingError};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A row with features and vector.
 #[derive(Debug, Clone)]
@@ -34,6 +34,13 @@ pub async fn prepare_prompts(
         row,
     };
     Ok(rows.into_iter().map(prepare).collect())
+}
+
+/// The models with so many scored answers at least.
+pub fn models_with_labels(prompts: &[Prompt], least: usize) -> Vec<String> {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    prompts.iter().flat_map(|prompt| prompt.row.outcomes.keys()).for_each(|name| *counts.entry(name).or_default() += 1);
+    counts.into_iter().filter(|(_, count)| *count >= least).map(|(name, _)| name.clone()).collect()
 }
 
 /// What brings the dense features to mean 0 and deviation 1.
