@@ -60,14 +60,22 @@ pub fn sqlite_path(url: &str) -> Option<PathBuf> {
 
 /// Where the cache's own file lies for a money file at `path`: `data/sluice.db` → `data/sluice-cache.db`.
 pub fn cache_path(path: &Path) -> PathBuf {
-    let stem = path.file_stem().map_or_else(|| "sluice".to_owned(), |stem| stem.to_string_lossy().into_owned());
-    path.with_file_name(format!("{stem}-cache.db"))
+    beside(path, "cache.db")
+}
+
+/// Where prompts and answers lie that tenants agreed to have kept.
+pub fn content_path(path: &Path) -> PathBuf {
+    beside(path, "content.db")
 }
 
 /// Where the journal lies that takes over while the money file at `path` cannot be written.
 pub fn journal_path(path: &Path) -> PathBuf {
+    beside(path, "journal.jsonl")
+}
+
+fn beside(path: &Path, name: &str) -> PathBuf {
     let stem = path.file_stem().map_or_else(|| "sluice".to_owned(), |stem| stem.to_string_lossy().into_owned());
-    path.with_file_name(format!("{stem}-journal.jsonl"))
+    path.with_file_name(format!("{stem}-{name}"))
 }
 
 /// Says what the database could not do.

@@ -141,6 +141,16 @@ impl Database {
         Ok(sqlx::query_as(sums).bind(key_hash).fetch_one(&self.read).await?)
     }
 
+    /// What the gateway's own comparisons have cost since a time, in nano-dollars.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn compared_since(&self, since_ms: i64) -> Result<i64, DatabaseError> {
+        let sum = "SELECT COALESCE(SUM(upstream_nano), 0) FROM generations
+             WHERE cache = 'shadow' AND cache_source <> '' AND created_ms >= $1";
+        Ok(sqlx::query_scalar(sum).bind(since_ms).fetch_one(&self.read).await?)
+    }
+
     /// How many reservations are open.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! What a running gateway is made of: a configuration snapshot and the state beside it.
 
+use crate::compare::Spending;
 use crate::config::Config;
+use crate::contents::Contents;
 use crate::flight::Flights;
 use crate::meaning::Audits;
 use crate::pressure::Pressure;
@@ -8,9 +10,9 @@ use crate::session::Sessions;
 use axum::extract::FromRef;
 use cache::{Cache, CacheModel, CacheModelError};
 use catalog::NanoUsd;
-use database::{CacheFile, Database, DatabaseError, Durability, cache_path, journal_path, sqlite_path};
+use database::{CacheFile, Database, DatabaseError, Durability, cache_path, content_path, journal_path, sqlite_path};
 use embedding::{Embedder, EmbeddingError};
-use ledger::{Journal, Ledger, StartKeys, Writer};
+use ledger::{Journal, Ledger, StartKeys, Writer, now_ms};
 use providers::Upstreams;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,10 +27,13 @@ pub struct App {
     pub(crate) ledger: Ledger,
     pub(crate) upstreams: Upstreams,
     pub(crate) cache: Cache,
+    /// What tenants agreed to have kept; `None` where its file cannot be used.
+    pub(crate) contents: Option<Contents>,
     pub(crate) embedder: Option<Embedder>,
     pub(crate) flights: Flights,
     pub(crate) sessions: Sessions,
     pub(crate) audits: Audits,
+    pub(crate) spending: Spending,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) stopping: Arc<AtomicBool>,
     /// Cancelled at the end of the grace time: streams still open say that they end.
@@ -77,6 +82,7 @@ pub struct Started {
     pub writer: tokio::task::JoinHandle<()>,
     /// The same for the cache's file, where there is one.
     pub(crate) cache_writer: Option<tokio::task::JoinHandle<()>>,
+    pub(crate) content_writer: Option<tokio::task::JoinHandle<()>>,
     _lock: std::fs::File,
 }
 
@@ -110,10 +116,19 @@ impl App {
         let journal = open_journal(&path, config.database.durability)?;
         let outage_spend_max = NanoUsd::from_usd(config.database.outage_spend_max_usd).unwrap_or_default();
         let (writer, writing) = Writer::start(database.clone(), journal, outage_spend_max).await?;
+        let spent = database.compared_since(Spending::day_began(now_ms())).await?;
+        let spending = Spending::from(now_ms(), NanoUsd(spent));
         let (ledger, keys) = Ledger::open(database, writer, admin_key).await?;
         let mut degraded = Vec::new();
         let embedder = start_embedder(&config, &mut degraded).await;
         let cache = open_cache(&config, &path, embedder.as_ref(), &mut degraded).await?;
+        let (contents, content_writer) = match Contents::open(&content_path(&path), &config.content).await {
+            Ok((contents, writing)) => (Some(contents), Some(writing)),
+            Err(error) => {
+                degraded.push(("the content file", error.to_string()));
+                (None, None)
+            }
+        };
         let mut notices = config.notices.clone();
         notices.extend(degraded.iter().map(|(part, reason)| format!("{part} is OFF: {reason}")));
         let app = Self {
@@ -121,17 +136,19 @@ impl App {
             config: Arc::new(config),
             ledger,
             cache,
+            contents,
             embedder,
             flights: Flights::default(),
             sessions: Sessions::default(),
             audits: Audits::default(),
+            spending,
             pressure: Pressure::start(),
             stopping: Arc::new(AtomicBool::new(false)),
             closing: CancellationToken::new(),
             degraded: Arc::new(degraded),
         };
         let cache_writer = app.cache.take_writing();
-        Ok(Started { app, keys, notices, writer: writing, cache_writer, _lock: lock })
+        Ok(Started { app, keys, notices, writer: writing, cache_writer, content_writer, _lock: lock })
     }
 
     /// Makes `/ready` answer 503 from now on.

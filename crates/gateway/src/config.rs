@@ -1,6 +1,7 @@
 //! The configuration: one file composed of each crate's table, checked as a whole before anything starts.
 
 mod examples;
+mod learning;
 mod policies;
 mod reach;
 mod report;
@@ -8,13 +9,15 @@ mod report;
 pub use examples::Tried;
 pub use report::{ConfigError, Mistake};
 
+use crate::contents::ContentConfig;
 use cache::CacheConfig;
 use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
+use learning::{RouterConfig, ShadowConfig};
 use policies::answerers;
 use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
-use router::{Example, Policy, PolicyConfig, Predictor, RouterConfig};
+use router::{Example, Policy, PolicyConfig, Predictor};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -87,6 +90,8 @@ struct Tables {
     #[serde(default)]
     cache: CacheConfig,
     #[serde(default)]
+    content: ContentConfig,
+    #[serde(default)]
     router: RouterConfig,
     #[serde(default)]
     policies: BTreeMap<String, PolicyConfig>,
@@ -119,10 +124,12 @@ pub struct Config {
     pub database: DatabaseConfig,
     pub embedding: EmbeddingConfig,
     pub cache: CacheConfig,
+    pub content: ContentConfig,
     pub catalog: Catalog,
     pub execution: ExecutionConfig,
     pub providers: Providers,
     pub predictor: Arc<Predictor>,
+    pub shadow: ShadowConfig,
     pub policies: BTreeMap<String, Arc<Policy>>,
     /// What the policies are to decide, with their names.
     pub examples: Vec<(String, Example)>,
@@ -148,6 +155,11 @@ impl Config {
             ("database", keep(&mut self.database, &running.database)),
             ("embedding", keep(&mut self.embedding, &running.embedding)),
             ("cache", keep(&mut self.cache, &running.cache)),
+            (
+                "content",
+                keep(&mut self.content.days, &running.content.days)
+                    | keep(&mut self.content.bytes_max, &running.content.bytes_max),
+            ),
         ];
         kept.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
     }
@@ -262,6 +274,7 @@ impl ConfigFile {
             let problem = format!("no policy `{name}`; configured: {}", listed(&known));
             mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
         }
+        mistakes.extend(self.tables.router.shadow.mistakes(&catalog));
         let outage = self.tables.database.outage_spend_max_usd;
         if !(0.0..1e9).contains(&outage) {
             let problem = format!("{outage}; use dollars, 0 or more");
@@ -285,7 +298,7 @@ impl ConfigFile {
             .iter()
             .flat_map(|(name, config)| config.examples.iter().map(|example| (name.clone(), example.clone())));
         let examples = examples.collect();
-        let Tables { mut server, database, embedding, cache, execution, .. } = self.tables;
+        let Tables { mut server, database, embedding, cache, content, router, execution, .. } = self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
         let providers = providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
         Ok(Config {
@@ -293,10 +306,12 @@ impl ConfigFile {
             database,
             embedding,
             cache,
+            content,
             catalog,
             execution,
             providers,
             predictor: Arc::new(predictor),
+            shadow: router.shadow,
             policies,
             examples,
             attached,

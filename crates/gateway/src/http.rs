@@ -3,6 +3,7 @@
 mod cache;
 mod chat;
 mod endpoints;
+mod feedback;
 mod generation;
 mod health;
 mod keys;
@@ -39,7 +40,9 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/endpoints/zdr", get(endpoints::zdr))
         .route("/providers", get(endpoints::providers))
         .route("/generation", get(generation::get))
-        .route("/generation/feedback", post(generation::feedback))
+        .route("/generation/content", get(generation::content))
+        .route("/generation/feedback", post(feedback::feedback))
+        .route("/generation/scores", post(feedback::scores))
         .route("/cache", delete(cache::forget))
         .route("/cache/{id}", delete(cache::forget_one))
         .route("/cache/lookup", post(cache::lookup))

@@ -2,8 +2,10 @@
 
 mod app;
 mod auth;
+mod compare;
 pub mod config;
 mod connection;
+mod contents;
 mod error;
 mod flight;
 mod http;

@@ -1,7 +1,7 @@
 //! What the semantic level does for a request: its question, the offer, and what its outcome teaches.
 
 use crate::app::App;
-use crate::pipeline::Asked;
+use crate::pipeline::{Asked, Purpose};
 use crate::relay;
 use crate::served::Served;
 use crate::telemetry;
@@ -218,7 +218,7 @@ impl Lesson {
     fn place(&self, id: &str, scope: Digest, fresh: &Reply, entries: Vec<Stored>) -> Vec<Stored> {
         let (mut same, mut in_doubt) = (Vec::new(), Vec::new());
         for (answer, entry) in entries {
-            match judge(&self.app, fresh, &entry, None) {
+            match judge(&self.app, fresh, &entry.reply, None) {
                 Agreement::Unknown => in_doubt.push((answer, entry)),
                 found => {
                     self.learn(&answer, found == Agreement::Same);
@@ -233,7 +233,7 @@ impl Lesson {
     /// Learns what only the answers' vectors can tell; nobody waits for it.
     async fn resolve(&self, id: &str, fresh: &Reply, answers: Vec<Stored>) {
         for (answer, entry) in answers {
-            let found = judge_by_vectors(&self.app, fresh, &entry).await;
+            let found = judge_by_vectors(&self.app, fresh, &entry.reply).await;
             if found != Agreement::Unknown {
                 self.learn(&answer, found == Agreement::Same);
             }
@@ -251,8 +251,17 @@ impl Lesson {
     }
 }
 
-fn judge(app: &App, fresh: &Reply, entry: &Entry, cosine: Option<f32>) -> Agreement {
-    let (fresh, stored) = (text_of(fresh), text_of(&entry.reply));
+/// True where two answers say the same beyond doubt.
+pub(crate) async fn says_the_same(app: &App, one: &Reply, other: &Reply) -> bool {
+    let found = match judge(app, one, other, None) {
+        Agreement::Unknown => judge_by_vectors(app, one, other).await,
+        certain => certain,
+    };
+    found == Agreement::Same
+}
+
+fn judge(app: &App, fresh: &Reply, stored: &Reply, cosine: Option<f32>) -> Agreement {
+    let (fresh, stored) = (text_of(fresh), text_of(stored));
     if fresh.len().max(stored.len()) > COMPARED_BYTES_MAX {
         return if fresh == stored { Agreement::Same } else { Agreement::Unknown };
     }
@@ -260,11 +269,11 @@ fn judge(app: &App, fresh: &Reply, entry: &Entry, cosine: Option<f32>) -> Agreem
     words.map_or(Agreement::Unknown, |words| agreement(fresh, stored, words, cosine))
 }
 
-async fn judge_by_vectors(app: &App, fresh: &Reply, entry: &Entry) -> Agreement {
-    let texts = [text_of(fresh), text_of(&entry.reply)].map(str::to_owned);
+async fn judge_by_vectors(app: &App, fresh: &Reply, stored: &Reply) -> Agreement {
+    let texts = [text_of(fresh), text_of(stored)].map(str::to_owned);
     let [fresh_text, stored_text] = texts;
     match (embed(app, fresh_text, PATIENCE).await, embed(app, stored_text, PATIENCE).await) {
-        (Ok(a), Ok(b)) => judge(app, fresh, entry, Some(cache::cosine_of(&a, &b))),
+        (Ok(a), Ok(b)) => judge(app, fresh, stored, Some(cache::cosine_of(&a, &b))),
         _ => Agreement::Unknown,
     }
 }
@@ -312,14 +321,14 @@ pub(crate) fn audit(app: &App, asked: &Arc<Asked>, (question, look, entry): Simi
     }
     let (app, asked) = (app.clone(), Arc::clone(asked));
     tokio::spawn(async move {
-        let Some(fresh) = relay::shadow(&app, &asked, CacheMode::Off).await else { return };
+        let Some(fresh) = relay::shadow(&app, asked.in_the_shadow(Purpose::Audit)).await else { return };
         app.audits.spent(asked.caller.tenant(), fresh.upstream);
         telemetry::audited(fresh.upstream);
         if fresh.head.is_stand_in {
             return; // another model's answer says nothing of this one's
         }
-        let verdict = match judge(&app, &fresh.reply, &entry, None) {
-            Agreement::Unknown => judge_by_vectors(&app, &fresh.reply, &entry).await,
+        let verdict = match judge(&app, &fresh.reply, &entry.reply, None) {
+            Agreement::Unknown => judge_by_vectors(&app, &fresh.reply, &entry.reply).await,
             certain => certain,
         };
         if verdict != Agreement::Unknown {

@@ -47,9 +47,35 @@ pub(crate) struct Asked {
     pub error_max: f64,
     /// How long its answer may be kept.
     pub ttl_s: u64,
-    /// Asked by the gateway itself.
-    pub is_shadow: bool,
+    /// Where the gateway itself asks.
+    pub shadow: Option<Shadow>,
     pub started: Instant,
+}
+
+/// Why the gateway itself asks, and for the sake of which generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shadow {
+    pub source: String,
+    pub purpose: Purpose,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To check a hit.
+    Audit,
+    /// To renew a stored answer.
+    Renewal,
+    /// To hear what another model says.
+    Comparison,
+    /// To have answers scored.
+    Judgement,
+}
+
+impl Purpose {
+    /// True where it is paid for out of the budget of comparisons.
+    pub(crate) fn is_compared(self) -> bool {
+        matches!(self, Self::Comparison | Self::Judgement)
+    }
 }
 
 /// A model by its canonical name, and what its suffixes ask for.
@@ -82,7 +108,7 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
         settle_hit(settlement, &asked, &served, "served");
         if entry.expires_ms <= now_ms() && app.cache.renews(&asked.fingerprint) {
             let (app, asked) = (app.clone(), Arc::clone(&asked));
-            tokio::spawn(async move { relay::shadow(&app, &asked, CacheMode::Refresh).await });
+            tokio::spawn(async move { relay::shadow(&app, asked.in_the_shadow(Purpose::Renewal)).await });
         }
         return Ok((asked, Delivery::Ready(Arc::new(served))));
     }
@@ -161,7 +187,7 @@ pub(crate) fn resolve(app: &App, caller: Caller, mut request: ChatRequest, start
         },
         error_max: wanted.error_max.map_or(policy_error_max, |own| own.min(policy_error_max)),
         ttl_s,
-        is_shadow: false,
+        shadow: None,
         caller,
         policy,
         applied,
@@ -276,6 +302,7 @@ pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
         policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
         streamed: asked.request.stream,
         cache: Hit::Bypass.as_str().to_owned(),
+        cache_source: asked.compared_with().unwrap_or_default().to_owned(),
         end_user: asked.request.user.clone().unwrap_or_default(),
         attempts: "[]".to_owned(),
         reasons: "{}".to_owned(),
@@ -286,19 +313,30 @@ pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
 
 impl Asked {
     /// The same request as the gateway itself asks it.
-    pub(crate) fn in_the_shadow(&self, mode: CacheMode) -> Self {
-        Self { id: generation_id(), mode, is_shadow: true, started: Instant::now(), ..self.clone() }
+    pub(crate) fn in_the_shadow(&self, purpose: Purpose) -> Self {
+        self.clone().for_the_sake_of(self, purpose)
     }
 
-    /// True where the gateway checks a hit: nobody but itself pays for that. What renews a stored answer is paid for by the
-    /// key that asked for the answer.
-    pub(crate) fn is_audit(&self) -> bool {
-        self.is_shadow && self.mode == CacheMode::Off
+    /// A request that the gateway itself asks because of another; only what renews a stored answer may be stored.
+    pub(crate) fn for_the_sake_of(self, other: &Self, purpose: Purpose) -> Self {
+        let mode = if purpose == Purpose::Renewal { CacheMode::Refresh } else { CacheMode::Off };
+        let shadow = Some(Shadow { source: other.id.clone(), purpose });
+        Self { id: generation_id(), mode, shadow, started: Instant::now(), ..self }
+    }
+
+    /// True where nobody's key pays. What renews a stored answer is paid for by the key that asked for the answer.
+    pub(crate) fn is_free(&self) -> bool {
+        self.shadow.as_ref().is_some_and(|shadow| shadow.purpose != Purpose::Renewal)
+    }
+
+    /// The generation that a comparison is made for.
+    pub(crate) fn compared_with(&self) -> Option<&str> {
+        self.shadow.as_ref().filter(|shadow| shadow.purpose.is_compared()).map(|shadow| shadow.source.as_str())
     }
 
     /// What its record says where no stored answer was given.
     pub(crate) fn without_hit(&self) -> Hit {
-        match (self.is_shadow, self.reads_cache()) {
+        match (self.shadow.is_some(), self.reads_cache()) {
             (true, _) => Hit::Shadow,
             (false, true) => Hit::Miss,
             (false, false) => Hit::Bypass,
@@ -415,7 +453,9 @@ pub(crate) fn fill(generation: &mut Generation, asked: &Asked, served: &Served) 
     generation.model.clone_from(&head.model);
     generation.provider.clone_from(&head.provider);
     generation.cache = head.hit.as_str().to_owned();
-    generation.cache_source = head.source.clone().unwrap_or_default();
+    if let Some(source) = &head.source {
+        generation.cache_source.clone_from(source);
+    }
     generation.input_tokens = count(served.usage.input_tokens);
     generation.cache_read_tokens = count(served.usage.cache_read_tokens);
     generation.cache_write_tokens = count(served.usage.cache_write_tokens + served.usage.cache_write_1h_tokens);

@@ -1,6 +1,8 @@
 //! The relay task of a flight: owns the upstream call, the cache write and the settlement, whoever still listens.
 
 use crate::app::App;
+use crate::compare::{self, Comparison};
+use crate::contents::may_keep;
 use crate::error::Error;
 use crate::flight::{Leader, Stalled};
 use crate::meaning::{self, Similar};
@@ -32,6 +34,8 @@ struct Progress {
     hit: Option<Hit>,
     /// What a similar hit was decided on, for its audit.
     similar: Option<Similar>,
+    /// Whom else is asked, once it is answered.
+    comparison: Option<Comparison>,
     attempts: Attempts,
     queued: Duration,
     /// What the gateway gives a request.
@@ -78,7 +82,14 @@ pub(crate) async fn run(job: Job) {
         }
         Some(Ok(served)) => {
             settle_served(settlement, &asked, &served, &progress);
-            leader.finish(Ok(Arc::new(served)));
+            if let Some(contents) = app.contents.as_ref().filter(|_| may_keep(&app.config.content, &asked)) {
+                contents.keep(&asked, &served);
+            }
+            let served = Arc::new(served);
+            if let Some(comparison) = progress.comparison.take().filter(|_| served.reply.is_complete_text()) {
+                compare::run(&app, &asked, comparison, &served);
+            }
+            leader.finish(Ok(served));
         }
         Some(Err(error)) => {
             let state = if matches!(error, Error::ClientStalled) { "cancelled" } else { "failed" };
@@ -94,8 +105,8 @@ pub(crate) async fn run(job: Job) {
 }
 
 /// Asks a question again on behalf of the gateway itself, and waits for the answer.
-pub(crate) async fn shadow(app: &App, asked: &Asked, mode: CacheMode) -> Option<Arc<Served>> {
-    let asked = Arc::new(asked.in_the_shadow(mode));
+pub(crate) async fn shadow(app: &App, asked: Asked) -> Option<Arc<Served>> {
+    let asked = Arc::new(asked);
     let settlement = pipeline::admit(app, &asked).ok()?;
     let (mut follower, leader) = app.flights.join(None, &asked.id);
     tokio::spawn(run(Job { app: app.clone(), asked, settlement, leader: leader? }));
@@ -127,6 +138,10 @@ async fn fly(
     }
     if asked.mode == CacheMode::Only {
         return Err(Error::NotCached);
+    }
+    progress.comparison = compare::draw(app, asked, &route);
+    if let Some(comparison) = &progress.comparison {
+        progress.trace["compared"] = comparison.explain();
     }
     let (Success { answer, call }, upstream_wait) = match first_success(app, asked, settlement, &route, progress).await
     {
@@ -345,7 +360,7 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
 }
 
 /// The output cap of a request at an endpoint where money is no object.
-fn natural_cap(asked: &Asked, endpoint: &Endpoint) -> u64 {
+pub(crate) fn natural_cap(asked: &Asked, endpoint: &Endpoint) -> u64 {
     let asked_cap = asked.request.max_tokens.unwrap_or(endpoint.output_tokens_reserved_max);
     asked_cap.min(endpoint.output_tokens_max)
 }
@@ -379,7 +394,7 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
     }
     telemetry::request_ended(served.head.hit, "served", asked.started.elapsed());
     telemetry::money(served);
-    let charged = if asked.is_audit() { NanoUsd::ZERO } else { served.cost };
+    let charged = if asked.is_free() { NanoUsd::ZERO } else { served.cost };
     settlement.finish(Bill { upstream: served.upstream, charged });
 }
 
@@ -424,7 +439,7 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         generation.provider.clone_from(&endpoint.provider);
     }
     let hit = progress.hit.unwrap_or(Hit::Bypass);
-    if asked.is_audit() {
+    if asked.is_free() {
         bill.charged = NanoUsd::ZERO;
     }
     generation.state = state.to_owned();

@@ -64,7 +64,7 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
 }
 
 async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
-    let Started { app, writer, cache_writer, .. } = started;
+    let Started { app, writer, cache_writer, content_writer, .. } = started;
     let upkeep = tokio::spawn(telemetry::upkeep());
     accept(&app, &live, listener, &stop).await;
     upkeep.abort();
@@ -73,10 +73,12 @@ async fn run(started: Started, live: Live, listener: TcpListener, stop: Cancella
     if stored.is_err() {
         tracing::error!("some requests are still open; they will be settled as unconfirmed at the next start");
     }
-    if let Some(cache_writer) = cache_writer
-        && tokio::time::timeout(STORING_MAX, cache_writer).await.is_err()
-    {
-        tracing::warn!("some answers were not written to the cache's file");
+    for (file, writer) in [("cache", cache_writer), ("content", content_writer)] {
+        if let Some(writer) = writer
+            && tokio::time::timeout(STORING_MAX, writer).await.is_err()
+        {
+            tracing::warn!(file, "some answers were not written to the file");
+        }
     }
 }
 

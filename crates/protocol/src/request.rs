@@ -346,6 +346,11 @@ impl ChatRequest {
         names
     }
 
+    /// A field as the client wrote it, in JSON; `None` where it did not.
+    pub fn field_json(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.raw.get(name).map(|raw| String::from_utf8_lossy(raw))
+    }
+
     /// The text of the last message where it is the user's, otherwise `None`.
     pub fn last_user_text(&self) -> Option<Cow<'_, str>> {
         let last = self.messages.last().filter(|message| message.role == Role::User)?;

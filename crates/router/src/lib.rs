@@ -19,5 +19,5 @@ pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use guarantee::{Guarantee, LabelledPrompt};
 pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Example, Order, Policy, PolicyConfig, PolicyError};
-pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, RouterConfig, prior_ability, probability};
-pub use rule::{Applied, Asker, Rule, RuleConfig};
+pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, prior_ability, probability};
+pub use rule::{Applied, Asker, Rule, RuleConfig, permits};

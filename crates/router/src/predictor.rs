@@ -7,7 +7,6 @@ use crate::head::{Heads, LABELS_MIN, WordTable};
 use catalog::{Billing, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use thiserror::Error;
 
 /// What training yields and `models/router/predictor.json` holds.
@@ -54,14 +53,6 @@ impl Artefact {
         let own = [&self.dense_mean, &self.dense_deviation, &self.difficulty_dense, &self.length_dense];
         own.into_iter().chain(heads.map(|head| &head.dense)).map(Vec::len)
     }
-}
-
-/// The `[router]` table.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RouterConfig {
-    /// An artefact of `sluice train router`; by default the shipped one.
-    pub artefact: Option<PathBuf>,
 }
 
 /// A prompt as a predictor sees it.

@@ -187,6 +187,11 @@ pub struct Applied {
     pub failed: Vec<String>,
 }
 
+/// True where the rules that apply let an endpoint see the request.
+pub fn permits(rules: &[Rule], applied: &Applied, endpoint: &Endpoint) -> bool {
+    Ruled::by(rules, applied).objection(endpoint).is_none()
+}
+
 impl Applied {
     /// Asks every rule.
     pub fn of(rules: &[Rule], request: &ChatRequest, asker: Asker<'_>) -> Self {

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod check;
+mod content;
 mod demo;
 mod eval;
 mod failure;
@@ -47,6 +48,9 @@ enum Command {
     /// Lists and closes requests whose cost nobody confirmed.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Exports what tenants agreed to have kept.
+    #[command(subcommand)]
+    Content(content::Command),
     /// Tries what policies decide.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -75,6 +79,7 @@ async fn main() -> ExitCode {
         Command::Catalog(command) => catalog::run(command).await,
         Command::Keys(command) => keys::run(command).await,
         Command::Ledger(command) => ledger::run(command).await,
+        Command::Content(command) => content::run(command).await,
         Command::Policy(command) => policy::run(command),
         Command::Simulate(arguments) => simulate::run(arguments).await,
         Command::Train(command) => train::run(command).await,

@@ -15,6 +15,7 @@ mod execution;
 mod fallback;
 mod faults;
 mod hostile;
+mod learning;
 mod lifecycle;
 mod outage;
 mod policies;

@@ -1,14 +1,12 @@
-//! `/generation`: what served a request, its cost and why; and what its reader thought of it.
+//! `/generation`: what served a request, its cost and why; and its content, where that is kept.
 
 use crate::app::App;
 use crate::auth;
 use crate::error::Error;
-use crate::http::{iso_time, read_json};
+use crate::http::iso_time;
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
-use cache::Filter;
 use catalog::NanoUsd;
 use database::Generation;
 use protocol::FieldError;
@@ -35,73 +33,24 @@ pub(super) async fn get(
     Ok(Json(json!({ "data": row(&generation) })))
 }
 
-/// OpenRouter's feedback, and a score of ours.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Feedback {
-    generation_id: String,
-    category: Option<Category>,
-    #[serde(default)]
-    comment: Option<String>,
-    #[serde(default)]
-    sluice: Option<Score>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Score {
-    /// 0 wrong, 1 right.
-    score: f64,
-}
-
-#[derive(Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Category {
-    Latency,
-    Incoherence,
-    IncorrectResponse,
-    Formatting,
-    Billing,
-    ApiError,
-    Other,
-}
-
-const COMMENT_CHARS_MAX: usize = 1_000;
-
-/// An answer that was found by meaning teaches the cache; another that is wrong is forgotten, so that nobody gets it
-/// again.
-pub(super) async fn feedback(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
+/// Prompt and answer, where the tenant agreed to have them kept.
+pub(super) async fn content(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Value>, Error> {
     let caller = auth::caller(&app, &headers).await?;
-    let feedback: Feedback = read_json(&app, &headers, body).await?;
-    if feedback.comment.as_ref().is_some_and(|comment| comment.chars().count() > COMMENT_CHARS_MAX) {
-        return Err(FieldError::new("comment", format!("at most {COMMENT_CHARS_MAX} characters are accepted")).into());
+    if wanted.id.is_empty() {
+        return Err(FieldError::new("id", "missing; ask for /generation/content?id=gen-…").into());
     }
-    let is_right = match (&feedback.sluice, feedback.category) {
-        (Some(Score { score }), _) if !(0.0..=1.0).contains(score) => {
-            return Err(FieldError::new("sluice.score", format!("{score}; use a number from 0 to 1")).into());
-        }
-        (Some(Score { score }), _) => Some(*score >= 0.5),
-        (None, Some(Category::IncorrectResponse | Category::Incoherence)) => Some(false),
-        (None, Some(_)) => None,
-        (None, None) => return Err(FieldError::new("category", "missing; name one, or send `sluice.score`").into()),
-    };
-    let found = app.ledger.generation(caller.tenant(), &feedback.generation_id).await.map_err(unreadable)?;
-    let id = &feedback.generation_id;
-    let generation = found.ok_or_else(|| Error::NotFound(format!("no generation `{id}`")))?;
-    let effect = match is_right {
-        None => "none: the cache learns from what was right or wrong",
-        Some(is_right) => match (app.cache.teach(caller.tenant(), id, is_right), is_right) {
-            (true, _) => "learned",
-            (false, true) => "none: no stored answer was given by meaning",
-            (false, false) => {
-                let source = if generation.cache_source.is_empty() { id } else { &generation.cache_source };
-                let filter = Filter { id: Some(source.clone()), ..Filter::default() };
-                let forgotten = app.cache.forget(caller.tenant(), &filter).await.map_err(unreadable)?;
-                if forgotten.is_empty() { "none: the answer is not stored" } else { "forgotten" }
-            }
-        },
-    };
-    Ok(Json(json!({"data": {"success": true}, "sluice": {"cache": effect}})))
+    let contents = app.contents.as_ref().ok_or(Error::Unavailable)?;
+    let found = contents.find(caller.tenant(), &wanted.id).await.map_err(unreadable)?;
+    let content = found.ok_or_else(|| {
+        Error::NotFound(format!("nothing is kept of `{}`; [content] names the tenants of whom it is", wanted.id))
+    })?;
+    let messages: Value = serde_json::from_str(&content.messages).unwrap_or_default();
+    let output = json!({"completion": content.answer, "reasoning": null});
+    Ok(Json(json!({"data": {"input": {"messages": messages}, "output": output, "error": null}})))
 }
 
 fn unreadable(error: database::DatabaseError) -> Error {

@@ -6,24 +6,28 @@ use embedding::Embedder;
 use router::{Artefact, Predictor};
 use std::path::PathBuf;
 use trainer::router::{
-    OutcomeRow, SHIPPABLE, Split, add_heads, fit, fits, models_with_labels, prepare_prompts, read_outcome_file,
-    read_outcomes,
+    OutcomeRow, SHIPPABLE, Split, add_heads, fit, fits, models_with_labels, prepare_prompts, read_log,
+    read_outcome_file, read_outcomes,
 };
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The folder that holds routing/*.jsonl.gz.
-    #[arg(long, value_name = "DIR", required_unless_present = "labels")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["labels", "log"])]
     data: Option<PathBuf>,
     /// Sources to fit on; by default those whose licences allow the artefact to be shipped.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// A file of scored answers of your models, by their canonical names: keeps what the shipped artefact says of prompts,
-    /// and adds what these labels say of each model with at least 100.
+    /// Answers of your own traffic, as `sluice content export` writes them, with their scores: keeps what the shipped
+    /// artefact says of prompts, and adds what the scores say of each model with at least 100.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only"], requires = "out")]
+    log: Option<PathBuf>,
+    /// With --log, more scores for its answers, a line each: {"generation_id": "gen-…", "score": 0.5}. Without, a file of
+    /// scored answers of your models, by their canonical names, to learn from as from a log.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "only"], requires = "out")]
     labels: Option<PathBuf>,
     /// The model of embeddings that the gateway uses, its `[embedding] model`.
-    #[arg(long, value_name = "MODEL", default_value = SHIPPED_EMBEDDER, requires = "labels")]
+    #[arg(long, value_name = "MODEL", default_value = SHIPPED_EMBEDDER)]
     embedder: String,
     /// Where to write the artefact; without --labels by default the one that is shipped.
     #[arg(long, value_name = "FILE")]
@@ -31,10 +35,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let artefact = match (&arguments.labels, &arguments.data) {
-        (Some(labels), _) => learn_labels(read_outcome_file(labels)?, &arguments.embedder).await?,
-        (None, Some(data)) => learn_difficulty(data, &arguments.only)?,
-        (None, None) => return Err(Failure::Usage("name --data or --labels".to_owned())),
+    let artefact = match (&arguments.log, &arguments.labels, &arguments.data) {
+        (Some(log), labels, _) => learn_labels(read_log(log, labels.as_deref())?, &arguments.embedder).await?,
+        (None, Some(labels), _) => learn_labels(read_outcome_file(labels)?, &arguments.embedder).await?,
+        (None, None, Some(data)) => learn_difficulty(data, &arguments.only)?,
+        (None, None, None) => return Err(Failure::Usage("name --data, --log or --labels".to_owned())),
     };
     let json = serde_json::to_string(&artefact).map_err(std::io::Error::other)?;
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("models/router/predictor.json"));
