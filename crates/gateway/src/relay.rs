@@ -286,6 +286,7 @@ pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, why_not
         "rejected": route.rejected[..first(rejected)],
         "offer": route.offer,
         "evidence": route.evidence,
+        "propensity": route.propensity,
         "guarantee": route.guarantee,
         "rules_failed": asked.applied.failed,
         "difficulty": route.difficulty,

@@ -1,6 +1,6 @@
 //! The one decision: endpoints and the cache's offer in one ranking, each with its reason.
 
-use crate::endpoints::{Standing, Suffixes, lot, missed, unfit};
+use crate::endpoints::{Lot, Standing, Suffixes, lot, missed, unfit};
 use crate::features::Features;
 use crate::policy::{Evidence, Policy};
 use crate::predictor::{Expected, Predictor};
@@ -79,6 +79,9 @@ pub struct Candidate {
     pub reason: String,
     /// Neighbours of one rank are equally good: the healthier goes first.
     pub rank: usize,
+    /// Its share in the lots that were drawn, where they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lot: Option<Lot>,
     /// The model that it stands in for, once that is gone everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_place_of: Option<String>,
@@ -99,6 +102,9 @@ pub struct Route {
     /// The offer that wins over all candidates.
     pub offer: Option<Offer>,
     pub evidence: Evidence,
+    /// How likely the lots were to put the first candidate first; 1 where none were drawn. Of endpoints with one rank the
+    /// healthier is called, so it speaks of the model and its price.
+    pub propensity: f64,
     /// What is promised of the quality, where the policy promises.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guarantee: Option<String>,
@@ -139,6 +145,7 @@ pub fn decide(question: Question<'_>) -> Route {
         rejected: Vec::new(),
         offer: question.offer.filter(|offer| offer.admissible).cloned(),
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
+        propensity: 1.0,
         guarantee: None,
         difficulty: seen.as_ref().map(|(_, seen)| f64::from(seen.difficulty())),
         input_tokens: estimate_tokens(request),
@@ -189,6 +196,9 @@ pub fn decide(question: Question<'_>) -> Route {
             route.candidates.append(&mut successors);
         }
     }
+    if let Some(lot) = route.candidates.first().and_then(|first| first.lot) {
+        route.propensity = lot.weight / lot.total;
+    }
     route
 }
 
@@ -224,6 +234,7 @@ fn candidate(question: Question<'_>, endpoint: &Arc<Endpoint>, input_tokens: u64
         expected_output_tokens: output,
         reason: "named by the request".to_owned(),
         rank: 0,
+        lot: None,
         in_place_of: None,
     }
 }
@@ -284,6 +295,7 @@ fn put_in_order(question: Question<'_>, group: &mut Vec<(Standing, Candidate)>) 
         let by_cost = || one.expected_cost_usd.total_cmp(&other.expected_cost_usd);
         a.compare(b).then_with(by_cost).then_with(|| one.endpoint.id.cmp(&other.endpoint.id))
     });
+    share_out(group);
     let preferences = &question.request.provider;
     let drawn = group.iter().all(|(standing, _)| standing.drawn);
     if let Some(sticky) = question.sticky.filter(|_| drawn)
@@ -295,11 +307,23 @@ fn put_in_order(question: Question<'_>, group: &mut Vec<(Standing, Candidate)>) 
             let (mut standing, mut warm) = group.remove(at);
             warm.reason = format!("its prompt cache holds about {} tokens of this conversation", sticky.warm_tokens);
             standing.key = f64::NEG_INFINITY;
+            warm.lot = None;
             group.insert(0, (standing, warm));
         }
     }
     if preferences.allow_fallbacks == Some(false) && preferences.order.is_empty() {
         group.truncate(1);
+    }
+}
+
+/// Gives each endpoint its share in the drawing among the equally good ones of its model.
+fn share_out(group: &mut [(Standing, Candidate)]) {
+    let lots: Vec<Option<Lot>> =
+        group.iter().map(|(standing, candidate)| standing.lot(candidate.expected_cost_usd)).collect();
+    for at in 0..group.len() {
+        let (standing, candidate) = &mut group[at];
+        let others = || lots.iter().flatten().filter(|lot| lot.class == standing.class());
+        candidate.lot = lots[at].filter(|_| others().count() > 1).map(|lot| lot.among(others().copied()));
     }
 }
 

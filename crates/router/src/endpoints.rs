@@ -235,6 +235,28 @@ pub fn parameters(endpoint: &Endpoint) -> Vec<&'static str> {
     names
 }
 
+/// Which endpoints lots are drawn among.
+pub(crate) type Class = (bool, u8, bool);
+
+/// An endpoint's share in the drawing of lots among the equally good ones of its model: it comes first with probability
+/// `weight / total`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Lot {
+    /// 1 / (expected cost in USD)².
+    pub weight: f64,
+    /// The sum of all weights in the drawing.
+    pub total: f64,
+    #[serde(skip)]
+    pub(crate) class: Class,
+}
+
+impl Lot {
+    /// Its share among these.
+    pub(crate) fn among(self, others: impl Iterator<Item = Self>) -> Self {
+        Self { total: others.map(|lot| lot.weight).sum(), ..self }
+    }
+}
+
 /// How an endpoint stands among those that can serve; what is smaller goes first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Standing {
@@ -249,8 +271,17 @@ pub(crate) struct Standing {
 
 impl Standing {
     pub(crate) fn compare(&self, other: &Self) -> std::cmp::Ordering {
-        let class = |standing: &Self| (standing.failing, standing.missed, standing.aggregator);
-        class(self).cmp(&class(other)).then_with(|| self.key.total_cmp(&other.key))
+        self.class().cmp(&other.class()).then_with(|| self.key.total_cmp(&other.key))
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        (self.failing, self.missed, self.aggregator)
+    }
+
+    /// What takes part in the drawing; what costs nothing comes first without one.
+    pub(crate) fn lot(&self, price: f64) -> Option<Lot> {
+        let takes_part = self.drawn && price > 0.0;
+        takes_part.then(|| Lot { weight: (price * price).recip(), total: 0.0, class: self.class() })
     }
 
     /// By a measure rather than by lot, aggregators are as good as others.

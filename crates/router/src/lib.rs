@@ -14,7 +14,7 @@ mod rule;
 mod rules;
 
 pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Wanted, decide, estimate_tokens};
-pub use endpoints::{Suffixes, parameters};
+pub use endpoints::{Lot, Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use guarantee::{Guarantee, LabelledPrompt};
 pub use head::{Head, Heads, LABELS_MIN};

@@ -1,6 +1,7 @@
 //! What a policy makes of the endpoints that can serve: who goes first, and why.
 
 use crate::decide::{Candidate, Question, Route};
+use crate::endpoints::Lot;
 use crate::guarantee::Guarantee;
 use crate::policy::{Evidence, Order, Policy};
 use crate::predictor::Expected;
@@ -62,7 +63,11 @@ pub(crate) fn rank_by_policy(
         let rank = before.rank + usize::from(!equal);
         placed[at].1.rank = rank;
     }
-    route.candidates = placed.into_iter().map(|(_, candidate)| candidate).collect();
+    let lot = drawn_first(&placed);
+    route.candidates = placed.into_iter().map(|(_, candidate)| Candidate { lot: None, ..candidate }).collect();
+    if let Some(first) = route.candidates.first_mut() {
+        first.lot = lot;
+    }
     if baseline.labelled.is_some() && route.candidates.first().is_some_and(|candidate| candidate.labels.is_some()) {
         route.evidence = Evidence::Labels;
     }
@@ -76,6 +81,17 @@ pub(crate) fn rank_by_policy(
     for candidate in &mut route.candidates {
         candidate.reason = ranking.reason(candidate);
     }
+}
+
+/// The first one's share in the lots among those of its model that the policy holds for equally good.
+fn drawn_first(placed: &[(Place, Candidate)]) -> Option<Lot> {
+    let (place, first) = placed.first()?;
+    let lot = first.lot?;
+    let equals = placed
+        .iter()
+        .filter(|(other, candidate)| candidate.endpoint.model == first.endpoint.model && place.compare(other).is_eq());
+    let lots = equals.filter_map(|(_, candidate)| candidate.lot).filter(|other| other.class == lot.class);
+    (lots.clone().count() > 1).then(|| lot.among(lots))
 }
 
 impl Ranking<'_> {

@@ -227,11 +227,14 @@ fn what_is_rather_wanted_goes_first_and_what_fails_goes_last() {
 #[test]
 fn shares_are_in_proportion_to_one_over_the_price_squared() {
     let mut firsts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut stated: BTreeMap<String, f64> = BTreeMap::new();
     let body = body(&json!({"ignore": ["plan"]}));
     for seed in 0..10_000 {
         let route = route(&body, "a/m", &|_| Record::default(), seed, None);
         *firsts.entry(order(&route)[0].to_owned()).or_default() += 1;
         assert_eq!(order(&route).last(), Some(&"mall"), "who passes requests on comes last");
+        *stated.entry(order(&route)[0].to_owned()).or_insert(0.0) = route.propensity;
+        check_propensity(&serde_json::to_value(&route).expect("JSON"));
     }
     // Weights 1, 1/4 and 1/16 of prices 1, 2 and 4.
     let expected = [("cheap", 16.0 / 21.0), ("fast", 4.0 / 21.0), ("dear", 1.0 / 21.0)];
@@ -239,6 +242,40 @@ fn shares_are_in_proportion_to_one_over_the_price_squared() {
         let is = firsts.get(provider).copied().unwrap_or(0) as f64 / 10_000.0;
         let tolerance = 4.0 * (share * (1.0 - share) / 10_000.0_f64).sqrt();
         assert!((is - share).abs() < tolerance, "{provider}: {is} for {share}");
+        assert!((stated[provider] - share).abs() < 1e-9, "{provider}: {} is stated for {share}", stated[provider]);
+    }
+}
+
+/// What a trace states of its first candidate follows from the costs and lots in it.
+#[track_caller]
+fn check_propensity(trace: &Value) {
+    let candidates = trace["candidates"].as_array().expect("candidates");
+    let weights: Vec<f64> = candidates
+        .iter()
+        .filter(|candidate| candidate["lot"]["total"] == candidates[0]["lot"]["total"])
+        .filter(|candidate| candidate["lot"].is_object())
+        .map(|candidate| candidate["expected_cost_usd"].as_f64().expect("a cost").powi(-2))
+        .collect();
+    let recomputed = weights.first().map_or(1.0, |first| first / weights.iter().sum::<f64>());
+    let stated = trace["propensity"].as_f64().expect("a number");
+    assert!((stated - recomputed).abs() < 1e-9, "{stated} is stated, {recomputed} follows: {trace}");
+}
+
+#[test]
+fn where_no_lots_are_drawn_a_trace_says_that_its_first_was_certain() {
+    let sticky = Sticky { endpoint: "a/m@cheap".to_owned(), warm_tokens: 50 };
+    for (demand, sticky) in [
+        (json!({"order": ["dear"]}), None),
+        (json!({"sort": "price", "ignore": ["plan"]}), None),
+        (json!({"only": ["fast"]}), None),
+        (json!({}), None), // the plan costs nothing
+        (json!({"ignore": ["plan"]}), Some(&sticky)),
+    ] {
+        for seed in 0..20 {
+            let route = route(&body(&demand), "a/m", &|_| Record::default(), seed, sticky);
+            assert_eq!(route.propensity, 1.0, "{demand}: {:?}", route.candidates[0]);
+            check_propensity(&serde_json::to_value(&route).expect("JSON"));
+        }
     }
 }
 

@@ -178,6 +178,29 @@ async fn a_promise_needs_labels_and_holds_back_what_they_do_not_cover() {
 }
 
 #[tokio::test]
+async fn propensities_can_be_recomputed_from_the_traces_of_what_was_served() {
+    let direct = "[providers.p1]\nkind = \"simulated\"\nbase_url = \"SIMULATOR\"\n";
+    let stack = Stack::start(&(endpoints("acme/m", &["sim/small", "sim/large"]) + direct)).await;
+    let (mut stated_for, mut firsts) = (BTreeSet::new(), 0.0);
+    const ASKED: usize = 300;
+    for at in 0..ASKED {
+        let served = stack.chat(&question("acme/m", &format!("Who was number {at}?"))).await;
+        let row = stack.generation(&served).await;
+        let route = &row["sluice"]["trace"]["route"];
+        let cost = |at: usize| route["candidates"][at]["expected_cost_usd"].as_f64().expect("a cost");
+        let weights = [cost(0).powi(-2), cost(1).powi(-2)];
+        let stated = route["propensity"].as_f64().expect("a number");
+        assert!((stated - weights[0] / (weights[0] + weights[1])).abs() < 1e-9, "{route}");
+        assert_eq!(row["sluice"]["endpoint"], route["candidates"][0]["endpoint"], "the first one served");
+        stated_for.insert(format!("{stated:.3}"));
+        firsts += f64::from(u8::from(stated > 0.5));
+    }
+    assert_eq!(stated_for, BTreeSet::from(["0.200".to_owned(), "0.800".to_owned()]), "prices of 1 and 2");
+    let (share, deviation) = (firsts / ASKED as f64, (0.8 * 0.2 / ASKED as f64).sqrt());
+    assert!((share - 0.8).abs() < 5.0 * deviation, "{share} of the requests were where 0.8 of them should be");
+}
+
+#[tokio::test]
 async fn what_was_learned_with_another_embedder_promises_nothing() {
     let promising = config().replace("quality_min = 0.5", "quality_min = 0.95\nguarantee = true");
     let folder = tempfile::tempdir().expect("a folder");
