@@ -1,6 +1,6 @@
 //! What a running gateway is made of: a configuration snapshot and the state beside it.
 
-use crate::compare::Spending;
+use crate::compare::{Spending, Trials};
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::flight::Flights;
@@ -34,6 +34,7 @@ pub struct App {
     pub(crate) sessions: Sessions,
     pub(crate) audits: Audits,
     pub(crate) spending: Spending,
+    pub(crate) trials: Trials,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) stopping: Arc<AtomicBool>,
     /// Cancelled at the end of the grace time: streams still open say that they end.
@@ -142,6 +143,7 @@ impl App {
             sessions: Sessions::default(),
             audits: Audits::default(),
             spending,
+            trials: Trials::default(),
             pressure: Pressure::start(),
             stopping: Arc::new(AtomicBool::new(false)),
             closing: CancellationToken::new(),

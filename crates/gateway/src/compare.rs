@@ -17,6 +17,7 @@ use rand::seq::SliceRandom;
 use router::{Route, Suffixes, permits};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -63,6 +64,49 @@ impl Spending {
     }
 }
 
+/// How answers that passed a check have done beside those of other models, by tenant and policy.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trials(Arc<Mutex<HashMap<(String, String), Passed>>>);
+
+/// Answers that passed, and how many of them were wrong where another one was right.
+#[derive(Debug, Clone, Copy, Default)]
+struct Passed {
+    all: f64,
+    wrong: f64,
+}
+
+impl Trials {
+    /// From here on the share of wrong ones counts, and what is older counts half.
+    const TELLING: f64 = 20.0;
+    const MANY: f64 = 200.0;
+    /// A cascade is worth its trials up to an error of .2 to .35 (docs/research/router.md).
+    const ERROR_MAX: f64 = 0.15;
+
+    pub(crate) fn are_trusted(&self, asked: &Asked) -> bool {
+        let passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = passed.get(&Self::owner(asked)).copied().unwrap_or_default();
+        passed.all < Self::TELLING || passed.wrong <= Self::ERROR_MAX * passed.all
+    }
+
+    fn learn(&self, asked: &Asked, scores: &[(String, f64)]) {
+        let is_right = |score: &f64| *score >= 0.5;
+        let own = scores.iter().find(|(id, _)| *id == asked.id).map_or(0.0, |(_, score)| *score);
+        let is_wrong = !is_right(&own) && scores.iter().any(|(_, score)| is_right(score));
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = all.entry(Self::owner(asked)).or_default();
+        if passed.all >= Self::MANY {
+            *passed = Passed { all: passed.all / 2.0, wrong: passed.wrong / 2.0 };
+        }
+        passed.all += 1.0;
+        passed.wrong += f64::from(u8::from(is_wrong));
+    }
+
+    fn owner(asked: &Asked) -> (String, String) {
+        let policy = asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default();
+        (asked.caller.tenant().to_owned(), policy)
+    }
+}
+
 /// A comparison that was drawn for a request.
 pub(crate) struct Comparison {
     /// Share of requests that are compared.
@@ -70,6 +114,8 @@ pub(crate) struct Comparison {
     /// Who else is asked.
     models: Vec<String>,
     bound: NanoUsd,
+    /// The answer that was given had only been checked.
+    pub was_on_trial: bool,
 }
 
 impl Comparison {
@@ -104,7 +150,7 @@ pub(crate) fn draw(app: &App, asked: &Asked, route: &Route) -> Option<Comparison
     others.truncate(config.models_max);
     let models: Vec<String> = others.into_iter().cloned().collect();
     let bound = bound(app, asked, route, &models)?;
-    (!models.is_empty()).then_some(Comparison { chance: config.share, models, bound })
+    (!models.is_empty()).then_some(Comparison { chance: config.share, models, bound, was_on_trial: false })
 }
 
 /// The most that a comparison can cost; `None` where its judge may not see the request.
@@ -182,6 +228,9 @@ async fn compare(
         Some(judge) => (Rater::Judge, judged(app, asked, judge, &mut answers, spent).await?),
         None => (Rater::Agreement, agreeing(app, asked, &answers).await?),
     };
+    if comparison.was_on_trial {
+        app.trials.learn(asked, &scores);
+    }
     let contents = app.contents.as_ref().ok_or("no content file")?;
     contents.rate(asked.caller.tenant(), rater, &scores).await.map_err(|error| {
         tracing::warn!(%error, "scores of a comparison were not stored");

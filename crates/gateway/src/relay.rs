@@ -12,11 +12,11 @@ use crate::telemetry;
 use catalog::{Billing, Endpoint, Keeping, NanoUsd};
 use ledger::{Bill, Settlement};
 use protocol::{CacheMode, Reply, Usage};
-use providers::{Answer, Attempts, Call, Order, Outcome, ReplyStream, Success, Ticket};
+use providers::{Answer, Attempts, Call, Checking, Order, Outcome, ReplyStream, Success, Ticket};
 use rand::Rng;
-use router::{Candidate, Offer, Question, Route, decide};
+use router::{Candidate, Offer, Question, Route, Trial, decide};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the relay task owns.
@@ -36,6 +36,8 @@ struct Progress {
     similar: Option<Similar>,
     /// Whom else is asked, once it is answered.
     comparison: Option<Comparison>,
+    /// The answer was on trial, and passed.
+    was_on_trial: bool,
     attempts: Attempts,
     queued: Duration,
     /// What the gateway gives a request.
@@ -86,7 +88,8 @@ pub(crate) async fn run(job: Job) {
                 contents.keep(&asked, &served);
             }
             let served = Arc::new(served);
-            if let Some(comparison) = progress.comparison.take().filter(|_| served.reply.is_complete_text()) {
+            if let Some(mut comparison) = progress.comparison.take().filter(|_| served.reply.is_complete_text()) {
+                comparison.was_on_trial = progress.was_on_trial;
                 compare::run(&app, &asked, comparison, &served);
             }
             leader.finish(Ok(served));
@@ -143,11 +146,11 @@ async fn fly(
     if let Some(comparison) = &progress.comparison {
         progress.trace["compared"] = comparison.explain();
     }
-    let (Success { answer, call }, upstream_wait) = match first_success(app, asked, settlement, &route, progress).await
-    {
-        Ok(success) => success,
-        Err(error) => return stale(app, asked, progress).ok_or(error),
-    };
+    let (Success { answer, call, .. }, upstream_wait) =
+        match first_success(app, asked, settlement, &route, progress).await {
+            Ok(success) => success,
+            Err(error) => return stale(app, asked, progress).ok_or(error),
+        };
     let lowered = call.max_tokens.filter(|cap| asked.request.max_tokens != Some(*cap));
     let head = Arc::new(Head {
         hit: progress.hit.unwrap_or_default(),
@@ -212,6 +215,8 @@ async fn first_success(
     progress: &mut Progress,
 ) -> Result<(Success, Duration), Error> {
     let calls = reserve(asked, settlement, route)?;
+    let samples = Mutex::new(Vec::new());
+    let checking = |reply: &Reply| route.trial.as_ref().map_or(Ok(()), |trial| verified(trial, reply, &samples));
     settlement.generation.model.clone_from(&calls[0].endpoint.model);
     let settings = &app.config.execution;
     let time =
@@ -222,7 +227,8 @@ async fn first_success(
         priority: asked.caller.account.priority,
         deadline: asked.started + Duration::from_millis(time),
     };
-    let order = Order { request: &asked.request, calls, providers: &app.config.providers, settings, ticket };
+    let check = Some(&checking as &Checking<'_>);
+    let order = Order { request: &asked.request, calls, providers: &app.config.providers, settings, ticket, check };
     let mut execution = app.upstreams.execution(order);
     progress.attempts = execution.attempts();
     progress.queued = execution.admit().await.map_err(Error::Refused)?;
@@ -234,6 +240,7 @@ async fn first_success(
         let success = execution.first_success().await?;
         // Known before the disk is waited for: from here on the answer is billed.
         progress.endpoint = Some(Arc::clone(&success.call.endpoint));
+        progress.was_on_trial = success.call.on_trial;
         if let Answer::Whole(reply) = &success.answer {
             progress.text_chars = reply.text_chars();
             progress.usage = reply.usage.as_ref().and_then(Usage::from_openai);
@@ -249,6 +256,22 @@ async fn first_success(
     Ok((success, called.elapsed()))
 }
 
+/// What is wrong with an answer on trial. Of a check by samples the first only has to come to an end, which the second has to
+/// come to as well.
+fn verified(trial: &Trial, reply: &Reply, samples: &Mutex<Vec<String>>) -> Result<(), String> {
+    trial.check.passes(reply)?;
+    let text = reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default();
+    let Some(end) = trial.check.end_of(text) else { return Ok(()) };
+    let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_agreed = samples.contains(&end);
+    samples.push(end);
+    match (is_agreed, samples.len()) {
+        (true, _) => Ok(()),
+        (false, 1) => Err("waits for a second sample".to_owned()),
+        (false, _) => Err("two samples differ".to_owned()),
+    }
+}
+
 fn storage(error: database::DatabaseError) -> Error {
     tracing::error!(%error, "a reservation could not be stored");
     if error.is_storage_full() { Error::StorageFull } else { Error::Unavailable }
@@ -257,7 +280,7 @@ fn storage(error: database::DatabaseError) -> Error {
 /// Ranks who may serve; `vector` is that of the last user turn.
 pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>, vector: Option<&[f32]>) -> Route {
     let baseline = app.config.catalog.resolve(&asked.baseline).ok();
-    decide(Question {
+    let mut route = decide(Question {
         request: &asked.request,
         models: &asked.models(app),
         policy: asked.policy.as_deref(),
@@ -270,7 +293,10 @@ pub(crate) fn route(app: &App, asked: &Asked, offer: Option<&Offer>, vector: Opt
         records: &|endpoint| app.upstreams.record(endpoint, &app.config.providers),
         seed: rand::rng().random(),
         sticky: app.sessions.sticky(asked).as_ref(),
-    })
+    });
+    // Where too many answers that passed were wrong, checks are not trusted.
+    route.trial = route.trial.filter(|_| app.trials.are_trusted(asked));
+    route
 }
 
 /// Candidates, and rejected endpoints, that a trace names; a request to `auto` can have hundreds.
@@ -288,6 +314,7 @@ pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, why_not
         "evidence": route.evidence,
         "propensity": route.propensity,
         "guarantee": route.guarantee,
+        "trial": route.trial,
         "rules_failed": asked.applied.failed,
         "difficulty": route.difficulty,
         "input_tokens": route.input_tokens,
@@ -328,7 +355,12 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
     if route.candidates.is_empty() {
         return Err(Error::NoCapableEndpoint(route.rejected.clone()));
     }
-    let candidates = tried(&route.candidates);
+    let on_trial = route.trial.iter().flat_map(|trial| {
+        route.candidates.get(trial.candidate).into_iter().flat_map(|candidate| vec![candidate; trial.check.samples()])
+    });
+    let on_trial: Vec<&Candidate> = on_trial.collect();
+    let trials = on_trial.len();
+    let candidates: Vec<&Candidate> = on_trial.into_iter().chain(tried(&route.candidates)).collect();
     let keeping = if asked.request.may_be_kept_for_an_hour() { Keeping::Hour } else { Keeping::Usual };
     let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
     let bound = |(candidate, cap): (&Candidate, u64)| {
@@ -339,14 +371,15 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
     let needed = candidates.iter().copied().zip(floors).map(bound).min().unwrap_or_default();
     let granted = settlement.reserve(wanted, needed).map_err(Error::NotEnoughMoney)?;
     let mut calls = Vec::new();
-    for (candidate, cap) in candidates.into_iter().zip(caps) {
+    for (at, (candidate, cap)) in candidates.into_iter().zip(caps).enumerate() {
         let price = &candidate.endpoint.price;
         let affordable =
             price.affordable_output_tokens(granted, route.input_tokens, keeping).unwrap_or(0) / asked.request.n;
         if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
             calls.push(Call {
                 endpoint: Arc::clone(&candidate.endpoint),
-                rank: candidate.rank,
+                rank: if at < trials { at } else { candidate.rank + trials },
+                on_trial: at < trials,
                 max_tokens: if affordable >= cap { asked.request.max_tokens.map(|_| cap) } else { Some(affordable) },
                 expected_output_tokens: candidate.expected_output_tokens,
                 in_place_of: candidate.in_place_of.clone(),

@@ -51,6 +51,13 @@ impl Attempts {
         self.lock().clone()
     }
 
+    /// An answer came, or began to, and is not shown: it is billed, and brought nothing.
+    pub(crate) fn reject(&self, at: usize, kind: Kind, usage: Usage) {
+        let attempt = &mut self.lock()[at];
+        attempt.outcome = Outcome::Failed(kind);
+        attempt.wasted = Some(usage);
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
@@ -113,6 +120,11 @@ impl UnderWay {
         attempt.status = failure.status;
         let billed = failure.kind.may_be_billed();
         attempt.wasted = failure.usage.as_deref().copied().or(billed.then_some(attempt.expected));
+    }
+
+    /// Its place among the attempts.
+    pub(crate) fn place(&self) -> usize {
+        self.at
     }
 
     pub(crate) fn elapsed(&self) -> Duration {

@@ -30,7 +30,12 @@ impl Failure {
     /// what is in one request, so only a 401 settles it.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self.kind {
-            Kind::Refused | Kind::RateLimited | Kind::Failing | Kind::Deadline | Kind::Inexpressible => None,
+            Kind::Refused
+            | Kind::RateLimited
+            | Kind::Failing
+            | Kind::Deadline
+            | Kind::Inexpressible
+            | Kind::Unverified => None,
             Kind::Credential if self.status == Some(401) => Some(Outcome::Hopeless),
             _ => Some(Outcome::Bad),
         }
@@ -66,6 +71,8 @@ pub enum Kind {
     Cut,
     /// The answer, one event or the headers are larger than our limits.
     TooLarge,
+    /// An answer on trial that did not pass its check.
+    Unverified,
     /// Not called, because it has been failing.
     Failing,
     /// Not called, because its dialect has no words for something in the request.
@@ -93,6 +100,7 @@ impl Kind {
             | Self::Credential
             | Self::NoSuchModel
             | Self::TooLarge
+            | Self::Unverified
             | Self::Failing
             | Self::Inexpressible => Action::TryNext,
             Self::Unreachable
@@ -126,6 +134,7 @@ impl Kind {
             Self::Empty => "empty",
             Self::Cut => "cut",
             Self::TooLarge => "too_large",
+            Self::Unverified => "unverified",
             Self::Failing => "failing",
             Self::Inexpressible => "inexpressible",
         }

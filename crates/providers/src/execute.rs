@@ -10,11 +10,11 @@ use crate::provider::Provider;
 use crate::settings::ExecutionConfig;
 use crate::slot::Choice;
 use crate::statistics::{Live, Seen, Statistics};
-use crate::stream::{UnderCall, Witness};
+use crate::stream::{ReplyStream, UnderCall, Witness};
 use bytes::Bytes;
 use catalog::{Endpoint, Kind as ProviderKind, NanoUsd, Record};
 use protocol::dialect::{Dialect, Inexpressible, Target, for_vertex};
-use protocol::{ChatRequest, Usage};
+use protocol::{ChatRequest, Reply, Usage};
 use rand::Rng;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub struct Call {
     pub max_tokens: Option<u64>,
     /// For estimating what a call that brings nothing may cost.
     pub expected_output_tokens: u64,
+    /// Its answer is shown only where it passes the order's check.
+    pub on_trial: bool,
     /// The model it stands in for: called only once all others have said that they do not have theirs.
     pub in_place_of: Option<String>,
 }
@@ -49,6 +51,9 @@ pub struct Call {
 pub struct Success {
     pub answer: Answer,
     pub call: Call,
+    choice: usize,
+    /// Its place among the attempts.
+    attempt: usize,
 }
 
 /// All connections and everything known about endpoints; outlives a reload.
@@ -70,7 +75,12 @@ pub struct Order<'a> {
     pub providers: &'a Providers,
     pub settings: &'a ExecutionConfig,
     pub ticket: Ticket,
+    /// Says what is wrong with an answer of a candidate on trial.
+    pub check: Option<&'a Checking<'a>>,
 }
+
+/// Looks at the answers of candidates on trial, in their order.
+pub type Checking<'a> = dyn Fn(&Reply) -> Result<(), String> + Send + Sync + 'a;
 
 /// A request on its way through its candidates.
 pub struct Execution<'a> {
@@ -78,6 +88,7 @@ pub struct Execution<'a> {
     request: &'a ChatRequest,
     settings: &'a ExecutionConfig,
     ticket: Ticket,
+    check: Option<&'a Checking<'a>>,
     options: Vec<Candidate>,
     choices: Arc<[Choice]>,
     attempts: Attempts,
@@ -130,7 +141,7 @@ impl Upstreams {
     /// Prepares a request: each call with each credential of its provider. Calls at providers that are not configured
     /// are left out.
     pub fn execution<'a>(&'a self, order: Order<'a>) -> Execution<'a> {
-        let Order { request, calls, providers, settings, ticket } = order;
+        let Order { request, calls, providers, settings, ticket, check } = order;
         let mut options = Vec::new();
         let mut choices = Vec::new();
         for call in calls {
@@ -155,6 +166,7 @@ impl Upstreams {
             request,
             settings,
             ticket,
+            check,
             options,
             choices: choices.into(),
             attempts,
@@ -212,6 +224,7 @@ impl Execution<'_> {
         loop {
             if let Some(permit) = permit.take()
                 && let Some(success) = self.attempt(permit, &mut tried).await
+                && let Some(success) = self.checked(success, &mut tried).await
             {
                 return Ok(success);
             }
@@ -240,6 +253,34 @@ impl Execution<'_> {
             permit = Some(self.again(&mut tried, round).await.ok_or(failure)?);
             round += 1;
         }
+    }
+
+    /// The answer of a candidate on trial where it passes, whole, and any other as it is.
+    async fn checked(&self, success: Success, tried: &mut Tried) -> Option<Success> {
+        let Some(check) = self.check.filter(|_| success.call.on_trial) else { return Some(success) };
+        let Success { answer, call, choice, attempt } = success;
+        let whole = match answer {
+            Answer::Whole(reply) => Ok(*reply),
+            Answer::Stream(stream) => collected(*stream, &call.endpoint.provider).await,
+        };
+        let problem = match whole {
+            Ok(reply) => match check(&reply) {
+                Ok(()) => return Some(Success { answer: Answer::Whole(Box::new(reply)), call, choice, attempt }),
+                Err(problem) => {
+                    let usage = reply.usage.as_ref().and_then(Usage::from_openai);
+                    let estimate = || Usage::estimate(self.request.prompt_bytes(), reply.text_chars());
+                    self.attempts.reject(attempt, Kind::Unverified, usage.unwrap_or_else(estimate));
+                    Failure::new(&call.endpoint.provider, Kind::Unverified, problem)
+                }
+            },
+            Err(failure) => {
+                self.attempts.reject(attempt, failure.kind, Usage::estimate(self.request.prompt_bytes(), 0));
+                failure
+            }
+        };
+        tracing::debug!(endpoint = %call.endpoint.id, %problem, "an answer on trial did not pass");
+        tried.add(choice, problem);
+        None
     }
 
     /// The choices of models that stand in for others.
@@ -330,6 +371,7 @@ impl Execution<'_> {
         let (endpoint, credential) = (&wanted.endpoint, &provider.credentials[*credential]);
         let under_way =
             self.attempts.begin(Arc::clone(endpoint), &credential.label, bills(self.request, wanted), hedge);
+        let (choice, attempt) = (permit.choice, under_way.place());
         let deadlines = Deadlines::of(provider, endpoint);
         let tightened = deadlines.tightened(&self.request.sluice);
         let connect = deadlines.connect;
@@ -369,7 +411,7 @@ impl Execution<'_> {
                         Answer::Whole(reply)
                     }
                 };
-                Ok(Success { answer, call: wanted.clone() })
+                Ok(Success { answer, call: wanted.clone(), choice, attempt })
             }
             Err(failure) => {
                 credential.failed(failure.status);
@@ -387,6 +429,14 @@ impl Execution<'_> {
             }
         }
     }
+}
+
+/// A stream to its end.
+async fn collected(mut stream: ReplyStream, provider: &str) -> Result<Reply, Failure> {
+    while let Some(chunk) = stream.next().await {
+        chunk?;
+    }
+    stream.collected().finish().ok_or_else(|| Failure::new(provider, Kind::Empty, "a stream without chunks"))
 }
 
 fn noted(outcome: Result<Success, Failure>, choice: usize, tried: &mut Tried) -> Option<Success> {

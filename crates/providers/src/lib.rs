@@ -29,7 +29,7 @@ pub use attempt::{Attempt, Attempts, Outcome};
 pub use client::Answer;
 pub use config::{ProviderConfig, ProviderError};
 pub use error::{Failure, Kind as FailureKind};
-pub use execute::{Call, Execution, Order, Providers, Success, Upstreams};
+pub use execute::{Call, Checking, Execution, Order, Providers, Success, Upstreams};
 pub use gate::{Refusal, Ticket};
 pub use outbound::{Outbound, Received};
 pub use provider::Provider;

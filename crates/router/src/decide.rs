@@ -6,6 +6,7 @@ use crate::policy::{Evidence, Policy};
 use crate::predictor::{Expected, Predictor};
 use crate::rank::rank_by_policy;
 use crate::rule::{Applied, Ruled};
+use crate::verify::Check;
 use catalog::{Billing, Endpoint, Makes, Model, Record};
 use protocol::{ChatRequest, Content, Usage};
 use serde::Serialize;
@@ -94,6 +95,15 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// A cheaper candidate whose answer is checked before anybody sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trial {
+    /// Its place among the candidates.
+    pub candidate: usize,
+    #[serde(serialize_with = "check_name")]
+    pub check: Check,
+}
+
 /// The ranked candidates of one request.
 #[derive(Debug, Clone, Serialize)]
 pub struct Route {
@@ -108,12 +118,19 @@ pub struct Route {
     /// What is promised of the quality, where the policy promises.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guarantee: Option<String>,
+    /// The candidate that is tried first because its answer can be checked; the first one answers where it does not pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     pub difficulty: Option<f64>,
     pub input_tokens: u64,
 }
 
 fn endpoint_id<S: serde::Serializer>(endpoint: &Arc<Endpoint>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&endpoint.id)
+}
+
+fn check_name<S: serde::Serializer>(check: &Check, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(check.as_str())
 }
 
 /// A high estimate of a request's input tokens: English has about 4 characters a token, and texts in other scripts use more
@@ -147,6 +164,7 @@ pub fn decide(question: Question<'_>) -> Route {
         evidence: if question.policy.is_some() { Evidence::Prior } else { Evidence::Named },
         propensity: 1.0,
         guarantee: None,
+        trial: None,
         difficulty: seen.as_ref().map(|(_, seen)| f64::from(seen.difficulty())),
         input_tokens: estimate_tokens(request),
     };

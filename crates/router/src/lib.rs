@@ -12,8 +12,9 @@ mod rank;
 mod rule;
 #[cfg(test)]
 mod rules;
+mod verify;
 
-pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Wanted, decide, estimate_tokens};
+pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Trial, Wanted, decide, estimate_tokens};
 pub use endpoints::{Lot, Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use guarantee::{Guarantee, LabelledPrompt};
@@ -21,3 +22,4 @@ pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Example, Order, Policy, PolicyConfig, PolicyError};
 pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, prior_ability, probability};
 pub use rule::{Applied, Asker, Rule, RuleConfig, permits};
+pub use verify::{Cascade, Check};

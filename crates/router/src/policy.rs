@@ -3,6 +3,7 @@
 use crate::guarantee::Guarantee;
 use crate::predictor::Predictor;
 use crate::rule::{Rule, RuleConfig};
+use crate::verify::Cascade;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::Spanned;
@@ -35,6 +36,9 @@ pub struct PolicyConfig {
     /// Requests with the model that is to serve them; `sluice policy test` tries them.
     #[serde(default)]
     pub examples: Vec<Example>,
+    /// What is tried on the cheapest candidate first, and checked before anybody sees it.
+    #[serde(default)]
+    pub cascade: Option<Cascade>,
     /// The quality is promised: without labels that show it, the baseline serves.
     #[serde(default)]
     pub guarantee: bool,
@@ -80,6 +84,7 @@ pub struct Policy {
     pub cost_max_usd: Option<f64>,
     pub order: Order,
     pub rules: Vec<Rule>,
+    pub cascade: Option<Cascade>,
     /// What is promised, where a promise was asked for.
     pub guarantee: Option<Guarantee>,
 }
@@ -136,6 +141,7 @@ impl Policy {
             cost_max_usd: None,
             order: Order::Price,
             rules: Vec::new(),
+            cascade: None,
             guarantee: None,
         }
     }
@@ -173,6 +179,7 @@ impl Policy {
                 cost_max_usd,
                 order: config.sort,
                 rules,
+                cascade: config.cascade,
                 ..Self::plain(name, candidates, baseline, quality_min)
             }),
             None if reading.errors.is_empty() => {
@@ -219,6 +226,11 @@ impl Reading {
         let is_candidate = baseline.is_none_or(|baseline| candidates.iter().any(|candidate| candidate == baseline));
         for (is_wrong, field, problem) in [
             (config.guarantee && priced, "guarantee", "a promise of quality and a price for it exclude each other"),
+            (
+                config.guarantee && config.cascade.is_some(),
+                "guarantee",
+                "says nothing of answers that are only checked; leave `cascade` out",
+            ),
             (config.guarantee && config.sort != Order::Price, "guarantee", "holds for the cheapest; leave `sort` out"),
             (
                 config.guarantee && !is_candidate,

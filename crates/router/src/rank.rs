@@ -1,11 +1,12 @@
 //! What a policy makes of the endpoints that can serve: who goes first, and why.
 
-use crate::decide::{Candidate, Question, Route};
+use crate::decide::{Candidate, Question, Route, Trial};
 use crate::endpoints::Lot;
 use crate::guarantee::Guarantee;
 use crate::policy::{Evidence, Order, Policy};
 use crate::predictor::Expected;
 use crate::rule::Ruled;
+use crate::verify::Check;
 
 /// How a candidate stands; smaller goes first.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,7 @@ pub(crate) fn rank_by_policy(
         let rank = before.rank + usize::from(!equal);
         placed[at].1.rank = rank;
     }
+    route.trial = ranking.trial(&placed);
     let lot = drawn_first(&placed);
     route.candidates = placed.into_iter().map(|(_, candidate)| Candidate { lot: None, ..candidate }).collect();
     if let Some(first) = route.candidates.first_mut() {
@@ -113,6 +115,19 @@ impl Ranking<'_> {
             (_, None, Order::Throughput) => record.throughput.map_or(unseen, |seen| -seen.p50),
         };
         Place { class, failing: record.failing, key, cost }
+    }
+
+    /// The cheapest candidate, where the answer can be checked and trying costs at most half of what the first one does. A
+    /// caller that asks for more quality than the policy gets no trial.
+    fn trial(&self, placed: &[(Place, Candidate)]) -> Option<Trial> {
+        const COST_SHARE_MAX: f64 = 0.5;
+        let cascade = self.policy.cascade.filter(|_| self.question.quality_min.is_none() && !self.ruled.pins())?;
+        let (first, _) = placed.first().filter(|(first, _)| first.class > 0)?;
+        let well = placed.iter().enumerate().filter(|(_, (place, _))| !place.failing);
+        let (candidate, (place, _)) = well.min_by(|(_, (a, _)), (_, (b, _))| a.cost.total_cmp(&b.cost))?;
+        let check = Check::of(self.question.request, cascade)?;
+        let is_worth_it = check.samples() as f64 * place.cost <= COST_SHARE_MAX * first.cost;
+        is_worth_it.then_some(Trial { candidate, check })
     }
 
     /// The baseline's quality: what is known from labels is held against labels, a prior against a prior.

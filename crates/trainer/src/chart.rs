@@ -1,7 +1,7 @@
 //! Curves in a plane, as SVG.
 
 /// What is drawn; axes begin at `from` and end at `to`.
-pub(crate) struct Chart<'a> {
+pub struct Chart<'a> {
     pub title: &'a str,
     pub x: Axis<'a>,
     pub y: Axis<'a>,
@@ -11,7 +11,7 @@ pub(crate) struct Chart<'a> {
 }
 
 /// One axis.
-pub(crate) struct Axis<'a> {
+pub struct Axis<'a> {
     pub name: &'a str,
     pub from: f64,
     pub to: f64,
@@ -20,7 +20,7 @@ pub(crate) struct Axis<'a> {
 }
 
 /// One curve.
-pub(crate) struct Line {
+pub struct Line {
     pub name: &'static str,
     pub colour: &'static str,
     pub points: Vec<(f64, f64)>,
@@ -44,7 +44,7 @@ impl Axis<'_> {
 }
 
 impl Chart<'_> {
-    pub(crate) fn svg(&self) -> String {
+    pub fn svg(&self) -> String {
         let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * self.x.along(value);
         let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * self.y.along(value);
         let (right, base) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
@@ -77,11 +77,13 @@ impl Chart<'_> {
             self.y.name
         );
         for (name, point) in &self.dots {
+            let (across, down) = (x(point.0), y(point.1));
             svg += &format!(
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"#444\"><title>{name}</title></circle>\n",
-                x(point.0),
-                y(point.1)
+                "<circle cx=\"{across:.1}\" cy=\"{down:.1}\" r=\"3\" fill=\"#444\"><title>{name}</title></circle>\n"
             );
+            if self.lines.is_empty() {
+                svg += &format!("<text x=\"{:.1}\" y=\"{:.1}\">{name}</text>\n", across + 6.0, down + 4.0);
+            }
         }
         for (at, line) in self.lines.iter().enumerate() {
             let points: Vec<String> = line.points.iter().map(|(a, b)| format!("{:.1},{:.1}", x(*a), y(*b))).collect();

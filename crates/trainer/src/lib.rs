@@ -1,7 +1,7 @@
 //! Fits the models of router and cache and measures them on data they have not seen.
 
 pub mod cache;
-mod chart;
+pub mod chart;
 mod data;
 mod embed;
 pub mod router;
