@@ -4,6 +4,7 @@ mod bound;
 mod budget;
 mod cache;
 mod cache_pairs;
+mod cascade;
 mod catalogue;
 mod chat;
 mod clients;
