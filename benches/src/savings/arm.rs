@@ -193,7 +193,7 @@ impl Caller {
 
 /// What somebody writes who knows the traffic a little: code, formulas and long texts need the strong model.
 pub(crate) fn static_rules() -> String {
-    let hard = "text.size() > 400 || text.contains('def ') || text.contains('\\\\\\\\') || text.contains('$')";
+    let hard = "request.text.size() > 400 || request.text.contains('def ') || request.text.contains('\\\\\\\\')";
     format!(
         "quality_min = 0.0\n[[policies.saver.rules]]\nwhen = \"{hard}\"\nuse = [\"{STRONG}\"]\n\
          [[policies.saver.rules]]\nwhen = \"!({hard})\"\nuse = [\"{MIDDLE}\"]\n"

@@ -79,7 +79,9 @@ fn arms<'a>(
     python: &'a Path,
 ) -> Vec<Arm<'a>> {
     const KEEPS: &str = "quality_min = 0.98\n";
-    const PROMISES: &str = "quality_min = 0.98\nguarantee = true\n";
+    const PROMISES_98: &str = "quality_min = 0.98\nguarantee = true\n";
+    const PROMISES_95: &str = "quality_min = 0.95\nguarantee = true\n";
+    const PRICED: &str = "correct_answer_value_usd = 0.02\n";
     let arm = |name, chooser, policy, learned: bool, cache| Arm {
         name,
         chooser,
@@ -95,11 +97,13 @@ fn arms<'a>(
         arm("kNN, 98 %", Chooser::Picks(picks), KEEPS, false, false),
         arm("Sluice, no labels", Chooser::Policy, KEEPS, false, false),
         arm("Sluice, labels, 98 %", Chooser::Policy, KEEPS, true, false),
-        arm("Sluice, promise of 98 %", Chooser::Policy, PROMISES, true, false),
-        arm("Sluice, promise and cache", Chooser::Policy, PROMISES, true, true),
+        arm("Sluice, a right answer is worth 2 cents", Chooser::Policy, PRICED, true, false),
+        arm("Sluice, promise of 98 %", Chooser::Policy, PROMISES_98, true, false),
+        arm("Sluice, promise of 95 %", Chooser::Policy, PROMISES_95, true, false),
+        arm("Sluice, promise of 95 % and cache", Chooser::Policy, PROMISES_95, true, true),
     ];
     if python.is_file() {
-        arms.push(arm("the same, openai client", Chooser::PythonClient(python), PROMISES, true, true));
+        arms.push(arm("the same, openai client", Chooser::PythonClient(python), PROMISES_95, true, true));
     } else {
         eprintln!("no {}: without the row of the official client; `make venv` makes it", python.display());
     }

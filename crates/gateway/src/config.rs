@@ -14,6 +14,7 @@ use cache::CacheConfig;
 use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
+pub use learning::Learning;
 use learning::{RouterConfig, ShadowConfig};
 use policies::answerers;
 use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
@@ -275,6 +276,7 @@ impl ConfigFile {
             mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
         }
         mistakes.extend(self.tables.router.shadow.mistakes(&catalog));
+        mistakes.extend(self.tables.router.mistakes(!self.tables.content.tenants.is_empty()));
         let outage = self.tables.database.outage_spend_max_usd;
         if !(0.0..1e9).contains(&outage) {
             let problem = format!("{outage}; use dollars, 0 or more");
@@ -323,6 +325,10 @@ impl ConfigFile {
     fn predictor(&self, mistakes: &mut Vec<Mistake>) -> Option<Predictor> {
         let read = match &self.tables.router.artefact {
             None => Predictor::shipped().map_err(|error| error.to_string()),
+            // The first training has yet to write it.
+            Some(path) if self.tables.router.train_after_scores > 0 && !path.exists() => {
+                Predictor::shipped().map_err(|error| error.to_string())
+            }
             Some(path) => match std::fs::read(path) {
                 Err(error) => Err(format!("cannot read {}: {error}", path.display())),
                 Ok(json) => Predictor::from_json(&json).map_err(|error| format!("{}: {error}", path.display())),

@@ -19,5 +19,5 @@ mod session;
 mod telemetry;
 
 pub use app::{App, StartError, Started, take_lock};
-pub use config::{Config, ConfigFile};
+pub use config::{Config, ConfigFile, Learning};
 pub use serve::{Gateway, serve};

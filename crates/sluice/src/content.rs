@@ -44,7 +44,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Writes all answers; returns how many.
-async fn export(path: &Path, tenant: Option<&str>, out: &mut dyn Write) -> Result<usize, Failure> {
+pub(crate) async fn export(path: &Path, tenant: Option<&str>, out: &mut dyn Write) -> Result<usize, Failure> {
     if !path.is_file() {
         let problem = format!("{}: no such file; name tenants in [content] and serve some requests", path.display());
         return Err(Failure::Usage(problem));

@@ -10,6 +10,7 @@ mod keys;
 mod ledger;
 mod policy;
 mod reload;
+mod retrain;
 mod serve;
 mod simulate;
 mod train;

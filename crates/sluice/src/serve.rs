@@ -61,9 +61,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let started = App::start(config, admin_key.as_deref()).await?;
     greet(&started, listener.local_addr()?);
     let gateway = serve(started, listener)?;
+    let config_file = arguments.config.clone();
     let source = Source { file: arguments.config, store, simulator: simulated, known };
     tokio::select! {
         () = source.watch(&gateway) => {}
+        () = crate::retrain::watch(config_file) => {}
         () = stop_signal() => {}
     }
     eprintln!("stopping: requests under way may finish");

@@ -1,6 +1,6 @@
 //! The `[router]` table: what the router has learned, and how it learns more.
 
-use super::Mistake;
+use super::{ConfigFile, Mistake};
 use catalog::Catalog;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -11,7 +11,20 @@ use std::path::PathBuf;
 pub(super) struct RouterConfig {
     /// An artefact of `sluice train router`; by default the shipped one.
     pub artefact: Option<PathBuf>,
+    /// Trains anew, beside the gateway, once so many scores of tenants in `[content]` are newer than the artefact; 0: never.
+    pub train_after_scores: u64,
     pub shadow: ShadowConfig,
+}
+
+/// What training beside the gateway needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Learning {
+    /// Whose scores are learned from.
+    pub tenants: Vec<String>,
+    pub artefact: PathBuf,
+    pub after_scores: u64,
+    /// The `[embedding]` model.
+    pub embedder: String,
 }
 
 /// The `[router.shadow]` table: which requests are asked again of other models, so that their answers can be compared.
@@ -31,6 +44,30 @@ pub struct ShadowConfig {
 impl Default for ShadowConfig {
     fn default() -> Self {
         Self { share: 0.0, usd_per_day_max: 1.0, models_max: 3, judge: None }
+    }
+}
+
+impl ConfigFile {
+    /// What training beside the gateway needs; `None` where it is off.
+    pub fn learning(&self) -> Option<Learning> {
+        let router = &self.tables.router;
+        let artefact = router.artefact.clone().filter(|_| router.train_after_scores > 0)?;
+        let (tenants, embedder) = (self.tables.content.tenants.clone(), self.tables.embedding.model.clone());
+        Some(Learning { tenants, artefact, after_scores: router.train_after_scores, embedder })
+    }
+}
+
+impl RouterConfig {
+    pub(super) fn mistakes(&self, has_content: bool) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut refuse = |problem: &str| mistakes.push(Mistake::new(0..0, "router.train_after_scores", problem));
+        if self.train_after_scores > 0 && self.artefact.is_none() {
+            refuse("needs `artefact`: the file that is written");
+        }
+        if self.train_after_scores > 0 && !has_content {
+            refuse("learns nothing; name tenants in [content]");
+        }
+        mistakes
     }
 }
 

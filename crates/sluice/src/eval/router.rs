@@ -6,8 +6,8 @@ use embedding::Embedder;
 use router::Predictor;
 use std::path::PathBuf;
 use trainer::router::{
-    Evaluation, Frontier, OutcomeRow, Plan, Protocol, SHIPPABLE, Split, evaluate, prepare_prompts, read_outcome_file,
-    read_outcomes,
+    Evaluation, Flipped, Frontier, Noise, OutcomeRow, Plan, Prompt, Protocol, SHIPPABLE, Split, evaluate, flips, noisy,
+    prepare_prompts, read_outcome_file, read_outcomes,
 };
 
 #[derive(clap::Args)]
@@ -49,6 +49,16 @@ pub(crate) struct Arguments {
     /// How often a promise is to hold.
     #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
     confidence: f64,
+    /// Shows what a cascade on the pair is worth where its check errs so often.
+    #[arg(long, value_name = "SHARE", value_delimiter = ',')]
+    check_errors: Vec<f64>,
+    /// What a check costs, in answers of the weak model: 1 for a second sample, 0 for a look at the form.
+    #[arg(long, value_name = "ANSWERS", default_value_t = 1.0)]
+    check_cost: f64,
+    /// Also decides the measured prompts with typos, in small letters, with other whitespace and with words of courtesy, and
+    /// says how many decisions change where a policy keeps this share of the best model's quality.
+    #[arg(long, value_name = "SHARE")]
+    noise: Option<f64>,
     /// An artefact of `sluice train router` for the row without labels; by default the shipped one.
     #[arg(long, value_name = "FILE")]
     artefact: Option<PathBuf>,
@@ -75,6 +85,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         let prompts = prepare_prompts(rows, embedder.as_ref(), |done| embedding.set_position(done as u64)).await?;
         embedding.finish_and_clear();
         let plan = arguments.plan();
+        let flipped = arguments.flips(&prompts, embedder.as_ref(), &plan, &predictor).await?;
         let measuring = bar(plan.seeds.len(), "measuring");
         let predictor = predictor.clone();
         let measured = move || {
@@ -88,6 +99,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
             && !arguments.json
         {
             print(evaluation);
+            flipped.iter().for_each(print_flipped);
         }
         found.extend(measured);
     }
@@ -128,8 +140,34 @@ impl Arguments {
             pair,
             promises: self.promise.clone(),
             confidence: self.confidence,
+            check_errors: self.check_errors.clone(),
+            check_cost: self.check_cost,
             models: self.models.clone(),
         }
+    }
+
+    /// What noise changes on the measured prompts, where that was asked for; at most so many are written anew.
+    async fn flips(
+        &self,
+        prompts: &[Prompt],
+        embedder: Option<&Embedder>,
+        plan: &Plan,
+        predictor: &Predictor,
+    ) -> Result<Vec<Flipped>, Failure> {
+        const PROMPTS_MAX: usize = 2_000;
+        let Some(quality_min) = self.noise else { return Ok(Vec::new()) };
+        let is_measured = |prompt: &Prompt| plan.protocol != Protocol::Dev || prompt.row.split == Split::Dev;
+        let places = (0..prompts.len()).filter(|at| is_measured(&prompts[*at])).take(PROMPTS_MAX);
+        let written: Vec<(usize, Noise, OutcomeRow)> = places
+            .flat_map(|at| noisy(&prompts[at].row, at as u64).into_iter().map(move |(noise, row)| (at, noise, row)))
+            .collect();
+        let embedding = bar(written.len(), "embedding");
+        let rows = written.iter().map(|(_, _, row)| row.clone()).collect();
+        let anew = prepare_prompts(rows, embedder, |done| embedding.set_position(done as u64)).await?;
+        embedding.finish_and_clear();
+        let anew: Vec<(usize, Noise, Prompt)> =
+            written.into_iter().zip(anew).map(|((at, noise, _), prompt)| (at, noise, prompt)).collect();
+        Ok(flips(prompts, &anew, plan, predictor, quality_min))
     }
 
     /// The rows of each measurement.
@@ -152,6 +190,17 @@ impl Arguments {
     }
 }
 
+fn print_flipped(flipped: &Flipped) {
+    let share = |count: usize| 100.0 * count as f64 / flipped.prompts.max(1) as f64;
+    println!(
+        "  {:?} changes {:.1} % of {} decisions, of which {:.1} % go elsewhere than to the best model",
+        flipped.noise,
+        share(flipped.flipped),
+        flipped.prompts,
+        share(flipped.elsewhere)
+    );
+}
+
 fn print(evaluation: &Evaluation) {
     let Evaluation { source, strong, weak, prompts, labels, singles, .. } = evaluation;
     let score =
@@ -166,6 +215,16 @@ fn print(evaluation: &Evaluation) {
         let interval = format!("{:.3} to {:.3}", row.apgr.low, row.apgr.high);
         let (apgr, sd, cpt50, cpt80) = (row.apgr.value, row.apgr_deviation, row.cpt50, row.cpt80);
         println!("  {:<20} {apgr:>6.3} {interval:>15} {sd:>6.3} {cpt50:>7.1} {cpt80:>7.1}", row.router.name());
+    }
+    for cascade in &evaluation.cascades {
+        println!(
+            "  cascade, its check wrong in {:.0} %: quality {:.3} at {:.1} % of the strong model's cost; routed by the prompt \
+             for as much: {:.3}",
+            100.0 * cascade.error,
+            cascade.quality,
+            100.0 * cascade.cost,
+            cascade.routed_quality
+        );
     }
     for kept in &evaluation.kept {
         println!(

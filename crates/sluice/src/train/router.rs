@@ -46,11 +46,33 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(folder) = out.parent() {
         std::fs::create_dir_all(folder)?;
     }
+    if arguments.data.is_none() {
+        keep_earlier(&out)?;
+    }
     // A gateway that reads it meanwhile sees the old one or the new one.
     let beside = out.with_extension("tmp");
     std::fs::write(&beside, json + "\n")?;
     std::fs::rename(&beside, &out)?;
     println!("{} written", out.display());
+    Ok(())
+}
+
+/// Artefacts kept besides the latest, `own.json.1` being the one before it.
+const EARLIER: usize = 5;
+
+/// Keeps the artefact that is about to be replaced, and those before it: copied back, it is in use again.
+fn keep_earlier(out: &std::path::Path) -> std::io::Result<()> {
+    let earlier = |nth: usize| {
+        let mut name = out.as_os_str().to_owned();
+        name.push(format!(".{nth}"));
+        PathBuf::from(name)
+    };
+    for nth in (1..EARLIER).rev().filter(|nth| earlier(*nth).is_file()).collect::<Vec<_>>() {
+        std::fs::rename(earlier(nth), earlier(nth + 1))?;
+    }
+    if out.is_file() {
+        std::fs::copy(out, earlier(1))?;
+    }
     Ok(())
 }
 
@@ -93,8 +115,13 @@ async fn learn_labels(mut rows: Vec<OutcomeRow>, embedder: &str) -> Result<Artef
     embedding.finish_and_clear();
     let models = models_with_labels(&prompts, router::LABELS_MIN);
     if models.is_empty() {
-        let problem = format!("{} prompts, and no model with {} scored answers", prompts.len(), router::LABELS_MIN);
-        return Err(Failure::Usage(problem));
+        let most = (1..router::LABELS_MIN).rev().find(|least| !models_with_labels(&prompts, *least).is_empty());
+        return Err(Failure::Usage(format!(
+            "{} scored prompts, and no model with {} scored answers: the one with most has {}",
+            prompts.len(),
+            router::LABELS_MIN,
+            most.unwrap_or(0)
+        )));
     }
     let fitting = bar(fits(models.len()), "fitting");
     let fitted = move || {

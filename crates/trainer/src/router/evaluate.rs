@@ -1,5 +1,6 @@
 //! Measures routers on recorded outcomes: on a pair of models, and over many by cost.
 
+use super::cascade::{Cascaded, Case, cascaded};
 use super::frontier::{Frontier, Point, sweep};
 use super::pair::{Interval, Measured, measure};
 use super::prepared::{Prompt, models_with_labels};
@@ -23,6 +24,9 @@ pub struct Plan {
     /// Shares of the best model's quality to promise, and how often that is to hold.
     pub promises: Vec<f64>,
     pub confidence: f64,
+    /// Errors of a cascade's check, and what a check costs in answers of the weak model.
+    pub check_errors: Vec<f64>,
+    pub check_cost: f64,
     /// The models of the comparison by cost; by default all that have outcomes for most prompts.
     pub models: Vec<String>,
 }
@@ -69,6 +73,8 @@ pub struct Evaluation {
     pub by_cost: Vec<ByCost>,
     /// What drawing among single models reaches: a router that knows nothing of the prompt.
     pub zero: Option<Frontier>,
+    /// Cascades on the pair; none where costs are unknown.
+    pub cascades: Vec<Cascaded>,
     /// What became of promises of quality; none where costs are unknown.
     pub kept: Vec<Kept>,
     /// Mean distance between expected and found quality, in ten steps, weighted by how often each is expected.
@@ -85,8 +91,7 @@ struct Tested<'a> {
 
 /// Measures every router on prompts of one source. `None` where no pair of models has outcomes for them.
 pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl Fn()) -> Option<Evaluation> {
-    // Models with outcomes for nine of ten prompts.
-    let complete = models_with_labels(prompts, (prompts.len() * 9).div_ceil(10));
+    let complete = complete(prompts);
     let (strong, weak) = plan.pair.clone().or_else(|| default_pair(prompts, &complete))?;
     let mut models = if plan.models.is_empty() { complete } else { plan.models.clone() };
     models.extend([&strong, &weak].into_iter().filter(|name| !models.contains(name)).cloned().collect::<Vec<_>>());
@@ -115,6 +120,7 @@ pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl
         prompts: first.prompts.len(),
         labels: first.labels,
         calibration_error: calibration_error(first, &models),
+        cascades: cascades(first, (&strong, strong_at), (&weak, weak_at), plan),
         strong,
         weak,
         kept: plan.promises.iter().filter(|_| has_costs).map(keep).collect(),
@@ -123,6 +129,27 @@ pub fn evaluate(prompts: &[Prompt], plan: &Plan, shipped: &Predictor, told: impl
         by_cost,
         zero,
     })
+}
+
+/// Models with outcomes for nine of ten prompts.
+fn complete(prompts: &[Prompt]) -> Vec<String> {
+    models_with_labels(prompts, (prompts.len() * 9).div_ceil(10))
+}
+
+/// The models that a plan compares, and the place of the best by all its scores.
+pub(super) fn models_of(prompts: &[Prompt], plan: &Plan) -> Option<(Vec<String>, usize)> {
+    let models = match (&plan.pair, plan.models.is_empty()) {
+        (Some((strong, weak)), true) => vec![strong.clone(), weak.clone()],
+        (_, false) => plan.models.clone(),
+        (None, true) => complete(prompts),
+    };
+    let score = |model: &String| {
+        let scores: Vec<f64> =
+            prompts.iter().filter_map(|prompt| prompt.row.outcomes.get(model)).map(|outcome| outcome.0).collect();
+        scores.iter().sum::<f64>() / scores.len().max(1) as f64
+    };
+    let best = (0..models.len()).max_by(|a, b| score(&models[*a]).total_cmp(&score(&models[*b])))?;
+    Some((models, best))
 }
 
 /// The best model by itself; of equals the cheaper.
@@ -217,6 +244,23 @@ fn on_pair(
         cpt50: mean(|one| one.cpt50),
         cpt80: mean(|one| one.cpt80),
     }
+}
+
+fn cascades(
+    tested: &Tested,
+    (strong, strong_at): (&String, usize),
+    (weak, weak_at): (&String, usize),
+    plan: &Plan,
+) -> Vec<Cascaded> {
+    let heads = tested.expected.get(&Scorer::Heads);
+    let of = |(case, prompt): (usize, &&Prompt)| -> Option<Case> {
+        let point = |name: &String| prompt.row.outcomes.get(name).and_then(|outcome| Some((outcome.0, outcome.2?)));
+        let gain = heads.map_or(0.0, |table| table[strong_at][case] - table[weak_at][case]);
+        Some(Case { strong: point(strong)?, weak: point(weak)?, gain })
+    };
+    let cases: Vec<Case> = tested.prompts.iter().enumerate().filter_map(of).collect();
+    let errors = plan.check_errors.iter().filter(|_| !cases.is_empty());
+    errors.map(|error| cascaded(&cases, *error, plan.check_cost)).collect()
 }
 
 fn outcome_points(tested: &Tested, models: &[String]) -> Vec<Vec<Point>> {
