@@ -205,7 +205,7 @@ fn picture(accounts: &[(&str, Account)]) -> String {
             marks: 5,
             show: |usd| format!("{usd:.0}"),
         },
-        y: Axis { name: "right, %", from: 50.0, to: 95.0, marks: 9, show: |share| format!("{share:.0}") },
+        y: Axis { name: "right, %", from: 55.0, to: 90.0, marks: 7, show: |share| format!("{share:.0}") },
         lines: Vec::new(),
         dots: dots.collect(),
     };

@@ -183,19 +183,25 @@ async fn fly(
         meaning::remember(app, asked, found.ok(), &reply, &call.endpoint).await;
     }
     app.sessions.remember(asked, &call.endpoint, usage);
-    let taken = call.endpoint.price.cost(usage);
+    let (bill, saved) = billed(app, asked, &call.endpoint, usage, progress);
+    let trace = Arc::new(progress.trace.clone());
+    Ok(Served { head, reply, usage, cost: bill.charged, upstream: bill.upstream, saved, trace })
+}
+
+/// What an answer costs, and what the baseline would have cost more.
+fn billed(app: &App, asked: &Asked, endpoint: &Endpoint, usage: Usage, progress: &Progress) -> (Bill, NanoUsd) {
+    let taken = endpoint.price.cost(usage);
     // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
     // up is the request's to pay.
     let is_empty = usage.completion_tokens() == 0 && !usage.estimated;
     let charged = if is_empty { NanoUsd::ZERO } else { taken } + progress.given_up_by(asked);
     let upstream = taken + progress.wasted();
     // A plan's tokens are paid for elsewhere: they save nothing that could be counted.
-    let saved = match call.endpoint.billing {
+    let saved = match endpoint.billing {
         Billing::FlatRate => NanoUsd::ZERO,
         _ => (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO),
     };
-    let trace = Arc::new(progress.trace.clone());
-    Ok(Served { head, reply, usage, cost: charged, upstream, saved, trace })
+    (Bill { upstream, charged }, saved)
 }
 
 /// The expired answer to this very request, where it may stand in for providers that do not answer.

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 /// Changes whenever the numbers below change; an artefact of another version is refused.
-pub const FEATURES_VERSION: u32 = 2;
+pub const FEATURES_VERSION: u32 = 3;
 /// Buckets of the hashed 1- and 2-grams.
 pub const SPARSE_COUNT: usize = 1 << 15;
 /// Length of [`Features::dense`].
 pub const DENSE_COUNT: usize = 24;
+
+/// Places of what is counted of letters' case.
+const UPPERCASE: usize = 13;
+const CAPITALISED: usize = 23;
 
 /// Characters read of a prompt; longer ones are hard for other reasons than their tail.
 const CHARS_MAX: usize = 8_000;
@@ -32,6 +36,17 @@ impl Features {
         let words = Words::of(text);
         let (sparse, different) = hashed_grams(&words);
         Self { dense: dense(text, &words, different), sparse }
+    }
+
+    /// The dense features with mean 0 and deviation 1, cut at three deviations: a prompt unlike all training data must not be
+    /// extrapolated to. Where all letters are small, their case says how somebody types and nothing of the question.
+    pub fn standardised<'a>(&'a self, mean: &'a [f32], deviation: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        let has_case = self.dense[UPPERCASE] > 0.0;
+        let scaled = self.dense.iter().zip(mean.iter().zip(deviation)).enumerate();
+        scaled.map(move |(at, (x, (mean, deviation)))| match at {
+            UPPERCASE | CAPITALISED if !has_case => 0.0,
+            _ => ((x - mean) / deviation).clamp(-3.0, 3.0),
+        })
     }
 }
 
@@ -297,7 +312,7 @@ fn capitalised(text: &str) -> f32 {
 fn options(text: &str) -> f32 {
     let is_option = |line: &&str| {
         let mut chars = line.trim_start().chars();
-        matches!((chars.next(), chars.next()), (Some('A'..='J'), Some('.' | ')' | ':')))
+        matches!((chars.next(), chars.next()), (Some('A'..='J' | 'a'..='j'), Some('.' | ')' | ':')))
     };
     text.lines().filter(is_option).count() as f32
 }
@@ -315,7 +330,19 @@ mod tests {
         assert!((length - 1.0).abs() < 1e-5);
         assert_eq!((sentences("One. Two? 3.5 three"), capitalised("A Robe takes iPod Blue")), (2.0, 2.0));
         assert_eq!(numbers("1,200 of 3.5, then 3.5 and 7."), [1_200.0, 3.5, 7.0]);
-        assert_eq!(options("Q?\nA. x\nB) y\nAnswer: z"), 2.0);
+        assert_eq!(options("Q?\nA. x\nb) y\nAnswer: z"), 2.0);
+        let places = Features::of("A Robe").dense;
+        assert!(places[UPPERCASE] > 0.0 && places[CAPITALISED] > 0.0, "{places:?}");
+    }
+
+    #[test]
+    fn small_letters_throughout_say_nothing_of_case() {
+        let (mean, deviation) = ([0.5; DENSE_COUNT], [0.1; DENSE_COUNT]);
+        let of = |text: &str| Features::of(text).standardised(&mean, &deviation).collect::<Vec<_>>();
+        let (small, usual) = (of("which river runs through rome?"), of("Which river runs through Rome?"));
+        let differs: Vec<usize> = (0..DENSE_COUNT).filter(|at| small[*at] != usual[*at]).collect();
+        assert_eq!(differs, [UPPERCASE, CAPITALISED]);
+        assert_eq!((small[UPPERCASE], small[CAPITALISED]), (0.0, 0.0));
     }
 
     proptest! {

@@ -225,11 +225,9 @@ impl Predictor {
         logarithm.clamp(0.0, 11.0).exp().round() as u64
     }
 
-    /// The dense features as the weights expect them, cut at three deviations: a prompt unlike all training data must
-    /// not be extrapolated to.
+    /// The dense features as the weights expect them.
     pub fn standardised<'a>(&'a self, features: &'a Features) -> impl Iterator<Item = f32> + 'a {
-        let scale = self.artefact.dense_mean.iter().zip(&self.artefact.dense_deviation);
-        features.dense.iter().zip(scale).map(|(x, (mean, deviation))| ((x - mean) / deviation).clamp(-3.0, 3.0))
+        features.standardised(&self.artefact.dense_mean, &self.artefact.dense_deviation)
     }
 }
 

@@ -4,12 +4,14 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A gateway that does not outlive the test.
 struct Gateway {
     child: Child,
+    /// Kept open: what it says after its key goes nowhere else.
+    _output: BufReader<ChildStdout>,
     address: String,
     key: String,
 }
@@ -28,19 +30,19 @@ impl Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command.args(["serve", "--listen", "127.0.0.1:0"]).current_dir(folder);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
-        let said = BufReader::new(child.stdout.take().expect("its output"));
+        let mut output = BufReader::new(child.stdout.take().expect("its output"));
         let (mut address, mut key) = (String::new(), String::new());
-        for line in said.lines() {
-            let line = line.expect("UTF-8");
+        while key.is_empty() {
+            let mut line = String::new();
+            assert!(output.read_line(&mut line).expect("UTF-8") > 0, "it ended");
             if let Some((_, rest)) = line.split_once(" on http://") {
                 address = rest.trim().to_owned();
             }
             if let Some((_, rest)) = line.split_once("virtual key ") {
                 key = rest.trim().to_owned();
-                break;
             }
         }
-        Self { child, address, key }
+        Self { child, _output: output, address, key }
     }
 
     fn post(&self, path: &str, body: &Value) -> (String, Value) {
@@ -111,7 +113,7 @@ fn scores_become_an_artefact_beside_the_running_gateway_and_by_hand_and_the_one_
     let begun = Instant::now();
     while gateway.first("What is the capital of country 7?")["evidence"] != "labels" {
         assert!(begun.elapsed() < Duration::from_secs(90), "never trained");
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::park_timeout(Duration::from_millis(200)); // nobody unparks it
     }
     assert_eq!(
         gateway.first("What is the capital of country 999?")["candidates"][0]["endpoint"],

@@ -76,13 +76,21 @@ impl Chart<'_> {
             self.x.name,
             self.y.name
         );
-        for (name, point) in &self.dots {
+        for (at, (name, point)) in self.dots.iter().enumerate() {
             let (across, down) = (x(point.0), y(point.1));
             svg += &format!(
                 "<circle cx=\"{across:.1}\" cy=\"{down:.1}\" r=\"3\" fill=\"#444\"><title>{name}</title></circle>\n"
             );
             if self.lines.is_empty() {
-                svg += &format!("<text x=\"{:.1}\" y=\"{:.1}\">{name}</text>\n", across + 6.0, down + 4.0);
+                // Without lines the dots are what is shown: numbered, above and below by turns, and named in the corner.
+                let (number, beside) = (at + 1, if at % 2 == 0 { -8.0 } else { 16.0 });
+                let line = base - 10.0 - 15.0 * (self.dots.len() - number) as f64;
+                svg += &format!(
+                    "<text x=\"{across:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#06c\">{number}</text>\
+                     <text x=\"{:.1}\" y=\"{line:.1}\"><tspan fill=\"#06c\">{number}</tspan> {name}</text>\n",
+                    down + beside,
+                    LEFT + 0.52 * (WIDTH - LEFT - RIGHT)
+                );
             }
         }
         for (at, line) in self.lines.iter().enumerate() {

@@ -69,8 +69,9 @@ impl Scale {
         Self { mean: array(&artefact.dense_mean), deviation: array(&artefact.dense_deviation) }
     }
 
-    /// Standardises, cut at three deviations as the predictor does.
+    /// Standardises as the predictor does.
     pub(super) fn apply(&self, features: &Features) -> [f32; DENSE_COUNT] {
-        std::array::from_fn(|at| ((features.dense[at] - self.mean[at]) / self.deviation[at]).clamp(-3.0, 3.0))
+        let mut standardised = features.standardised(&self.mean, &self.deviation);
+        std::array::from_fn(|_| standardised.next().unwrap_or(0.0))
     }
 }
