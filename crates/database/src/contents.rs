@@ -143,7 +143,10 @@ impl ContentFile {
     pub async fn scored_since(&self, tenants: &[String], since_ms: i64) -> Result<u64, DatabaseError> {
         let mut count = 0;
         for tenant in tenants {
-            let query = sqlx::query_scalar("SELECT COUNT(*) FROM scores WHERE tenant_id = $1 AND created_ms >= $2");
+            let query = sqlx::query_scalar(
+                "SELECT COUNT(DISTINCT scores.generation_id) FROM scores JOIN contents USING (tenant_id, generation_id)
+                 WHERE scores.tenant_id = $1 AND scores.created_ms >= $2",
+            );
             let of_tenant: i64 = query.bind(tenant).bind(since_ms).fetch_one(&self.read).await?;
             count += of_tenant.unsigned_abs();
         }

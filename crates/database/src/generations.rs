@@ -13,6 +13,12 @@ pub struct Reservation {
     pub nano: i64,
     pub created_ms: i64,
     pub end_user: String,
+    /// The gateway asks for itself: no key pays.
+    #[serde(default)]
+    pub is_free: bool,
+    /// The generation that a comparison is made for.
+    #[serde(default)]
+    pub source: String,
 }
 
 /// The one record of a request: what it asked, what served it, what it cost and why.
@@ -75,8 +81,8 @@ impl Database {
         let mut transaction = self.write.begin().await?;
         for reservation in reservations {
             let query = sqlx::query(
-                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user, is_free, source)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             );
             bound(query, reservation).execute(&mut *transaction).await?;
         }
@@ -95,8 +101,8 @@ impl Database {
         let mut transaction = self.write.begin().await?;
         for reservation in reservations {
             let query = sqlx::query(
-                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user)
-                 SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM generations WHERE id = $1)
+                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user, is_free, source)
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT 1 FROM generations WHERE id = $1)
                  ON CONFLICT DO NOTHING",
             );
             bound(query, reservation).execute(&mut *transaction).await?;
@@ -164,7 +170,8 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 
 fn bound<'q>(query: Query<'q>, reservation: &'q Reservation) -> Query<'q> {
     let query = query.bind(&reservation.generation_id).bind(&reservation.tenant_id).bind(&reservation.key_hash);
-    query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms).bind(&reservation.end_user)
+    let query = query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms);
+    query.bind(&reservation.end_user).bind(reservation.is_free).bind(&reservation.source)
 }
 
 pub(crate) async fn insert(

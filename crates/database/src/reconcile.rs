@@ -21,12 +21,13 @@ impl Database {
                 state: "unconfirmed".to_owned(),
                 model_asked: reservation.model.clone(),
                 model: reservation.model.clone(),
-                cache: "miss".to_owned(),
+                cache: if reservation.is_free { "shadow" } else { "miss" }.to_owned(),
+                cache_source: reservation.source.clone(),
                 end_user: reservation.end_user.clone(),
                 estimated: true,
                 reserved_nano: reservation.nano,
                 upstream_nano: reservation.nano,
-                charged_nano: reservation.nano,
+                charged_nano: if reservation.is_free { 0 } else { reservation.nano },
                 attempts: "[]".to_owned(),
                 reasons: "{}".to_owned(),
                 failure: "the gateway ended before this request was settled".to_owned(),
@@ -56,15 +57,19 @@ impl Database {
         let mut transaction = self.write.begin().await?;
         let mut closed = 0;
         for (id, nano) in confirmed {
-            let open = "SELECT key_hash, charged_nano FROM generations WHERE id = $1 AND state = 'unconfirmed'";
-            let open: Option<(String, i64)> = sqlx::query_as(open).bind(id).fetch_optional(&mut *transaction).await?;
-            let Some((key_hash, charged)) = open else { continue };
+            let open =
+                "SELECT key_hash, charged_nano, reserved_nano FROM generations WHERE id = $1 AND state = 'unconfirmed'";
+            let open: Option<(String, i64, i64)> =
+                sqlx::query_as(open).bind(id).fetch_optional(&mut *transaction).await?;
+            let Some((key_hash, charged, reserved)) = open else { continue };
+            // What was reserved and not charged is the gateway's own.
+            let owed = if charged == 0 && reserved > 0 { 0 } else { *nano };
             let close =
-                "UPDATE generations SET state = 'reconciled', upstream_nano = $2, charged_nano = $2 WHERE id = $1";
-            sqlx::query(close).bind(id).bind(nano).execute(&mut *transaction).await?;
+                "UPDATE generations SET state = 'reconciled', upstream_nano = $2, charged_nano = $3 WHERE id = $1";
+            sqlx::query(close).bind(id).bind(nano).bind(owed).execute(&mut *transaction).await?;
             let correct = "UPDATE keys SET usage_nano = usage_nano + $2, adjusted_nano = adjusted_nano + $2,
                 updated_ms = $3 WHERE hash = $1";
-            let query = sqlx::query(correct).bind(&key_hash).bind(nano - charged).bind(now_ms);
+            let query = sqlx::query(correct).bind(&key_hash).bind(owed - charged).bind(now_ms);
             query.execute(&mut *transaction).await?;
             closed += 1;
         }

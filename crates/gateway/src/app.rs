@@ -1,12 +1,13 @@
 //! What a running gateway is made of: a configuration snapshot and the state beside it.
 
-use crate::compare::{Spending, Trials};
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::flight::Flights;
 use crate::meaning::Audits;
 use crate::pressure::Pressure;
 use crate::session::Sessions;
+use crate::spending::Spending;
+use crate::trials::Trials;
 use axum::extract::FromRef;
 use cache::{Cache, CacheModel, CacheModelError};
 use catalog::NanoUsd;
@@ -184,7 +185,7 @@ fn open_journal(money: &Path, durability: Durability) -> Result<Journal, StartEr
 
 async fn start_embedder(config: &Config, degraded: &mut Vec<(&'static str, String)>) -> Option<Embedder> {
     let learned = config.predictor.embedder();
-    if !config.cache.semantic.enabled && learned.is_none() {
+    if !config.cache.semantic.enabled && learned.is_none() && !config.trains {
         return None;
     }
     let model = config.embedding.model.clone();

@@ -7,105 +7,24 @@ use crate::meaning;
 use crate::pipeline::{self, Asked, Named, Purpose};
 use crate::relay;
 use crate::served::Served;
+use crate::spending::Reserved;
 use bytes::Bytes;
 use catalog::{Endpoint, Keeping, NanoUsd};
-use ledger::now_ms;
 use metrics::counter;
 use protocol::{ChatRequest, Reply};
+use providers::Call;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use router::{Route, Suffixes, permits};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-const DAY_MS: i64 = 86_400_000;
 /// What a judge's own words and its verdict take at the most.
 const JUDGE_TOKENS: u64 = 1_024;
 const VERDICT_TOKENS_MAX: u64 = 256;
-
-/// What shadows have cost on the current day, and may still cost while they are under way.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Spending(Arc<Mutex<(i64, NanoUsd)>>);
-
-impl Spending {
-    /// Goes on from what was spent on the day that `now_ms` is in.
-    pub(crate) fn from(now_ms: i64, spent: NanoUsd) -> Self {
-        Self(Arc::new(Mutex::new((now_ms / DAY_MS, spent))))
-    }
-
-    /// When the day began that a time is in.
-    pub(crate) fn day_began(now_ms: i64) -> i64 {
-        now_ms / DAY_MS * DAY_MS
-    }
-
-    /// Sets money aside where the day's limit leaves as much; returns the day.
-    fn reserve(&self, bound: NanoUsd, limit: NanoUsd, now_ms: i64) -> Option<i64> {
-        let mut spending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let today = now_ms / DAY_MS;
-        if spending.0 != today {
-            *spending = (today, NanoUsd::ZERO);
-        }
-        if spending.1 + bound > limit {
-            return None;
-        }
-        spending.1 += bound;
-        Some(today)
-    }
-
-    /// Puts what it cost in the place of what was set aside.
-    fn settle(&self, day: i64, bound: NanoUsd, spent: NanoUsd) {
-        let mut spending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if spending.0 == day {
-            spending.1 = spending.1 - bound + spent;
-        }
-    }
-}
-
-/// How answers that passed a check have done beside those of other models, by tenant and policy.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Trials(Arc<Mutex<HashMap<(String, String), Passed>>>);
-
-/// Answers that passed, and how many of them were wrong where another one was right.
-#[derive(Debug, Clone, Copy, Default)]
-struct Passed {
-    all: f64,
-    wrong: f64,
-}
-
-impl Trials {
-    /// From here on the share of wrong ones counts, and what is older counts half.
-    const TELLING: f64 = 20.0;
-    const MANY: f64 = 200.0;
-    /// A cascade is worth its trials up to an error of .2 to .35 (docs/research/router.md).
-    const ERROR_MAX: f64 = 0.15;
-
-    pub(crate) fn are_trusted(&self, asked: &Asked) -> bool {
-        let passed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = passed.get(&Self::owner(asked)).copied().unwrap_or_default();
-        passed.all < Self::TELLING || passed.wrong <= Self::ERROR_MAX * passed.all
-    }
-
-    fn learn(&self, asked: &Asked, scores: &[(String, f64)]) {
-        let is_right = |score: &f64| *score >= 0.5;
-        let own = scores.iter().find(|(id, _)| *id == asked.id).map_or(0.0, |(_, score)| *score);
-        let is_wrong = !is_right(&own) && scores.iter().any(|(_, score)| is_right(score));
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = all.entry(Self::owner(asked)).or_default();
-        if passed.all >= Self::MANY {
-            *passed = Passed { all: passed.all / 2.0, wrong: passed.wrong / 2.0 };
-        }
-        passed.all += 1.0;
-        passed.wrong += f64::from(u8::from(is_wrong));
-    }
-
-    fn owner(asked: &Asked) -> (String, String) {
-        let policy = asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default();
-        (asked.caller.tenant().to_owned(), policy)
-    }
-}
 
 /// A comparison that was drawn for a request.
 pub(crate) struct Comparison {
@@ -113,9 +32,9 @@ pub(crate) struct Comparison {
     chance: f64,
     /// Who else is asked.
     models: Vec<String>,
-    bound: NanoUsd,
+    reserved: Reserved,
     /// The answer that was given had only been checked.
-    pub was_on_trial: bool,
+    was_on_trial: bool,
 }
 
 impl Comparison {
@@ -125,8 +44,8 @@ impl Comparison {
     }
 }
 
-/// Draws whether a request is compared, and with whom: the baseline, and others by lot.
-pub(crate) fn draw(app: &App, asked: &Asked, route: &Route) -> Option<Comparison> {
+/// Draws whether a request that one of its candidates answered is compared, and with whom: the baseline, and others by lot.
+pub(crate) fn draw(app: &App, asked: &Asked, route: &Route, answered: &Call) -> Option<Comparison> {
     let config = &app.config.shadow;
     let policy = asked.policy.as_ref()?;
     let is_comparable = asked.shadow.is_none() && asked.request.tools.is_empty() && asked.request.n == 1;
@@ -137,11 +56,10 @@ pub(crate) fn draw(app: &App, asked: &Asked, route: &Route) -> Option<Comparison
     if random.random::<f64>() >= config.share {
         return None;
     }
-    let first = &route.candidates.first()?.endpoint.model;
     let mut others: Vec<&String> = Vec::new();
     for candidate in &route.candidates {
         let model = &candidate.endpoint.model;
-        if model != first && !others.contains(&model) {
+        if *model != answered.endpoint.model && !others.contains(&model) {
             others.push(model);
         }
     }
@@ -149,8 +67,15 @@ pub(crate) fn draw(app: &App, asked: &Asked, route: &Route) -> Option<Comparison
     others.sort_by_key(|model| **model != policy.baseline);
     others.truncate(config.models_max);
     let models: Vec<String> = others.into_iter().cloned().collect();
-    let bound = bound(app, asked, route, &models)?;
-    (!models.is_empty()).then_some(Comparison { chance: config.share, models, bound, was_on_trial: false })
+    if models.is_empty() {
+        return None;
+    }
+    let limit = NanoUsd::from_usd(config.usd_per_day_max).unwrap_or_default();
+    let reserved = app.spending.reserve(bound(app, asked, route, &models)?, limit);
+    if reserved.is_none() {
+        counter!("sluice_comparisons_total", "outcome" => "over budget").increment(1);
+    }
+    Some(Comparison { chance: config.share, models, reserved: reserved?, was_on_trial: answered.on_trial })
 }
 
 /// The most that a comparison can cost; `None` where its judge may not see the request.
@@ -185,29 +110,30 @@ struct Answer {
 }
 
 /// Asks the others, has the answers scored, and keeps the scores; nobody waits for it.
-pub(crate) fn run(app: &App, asked: &Arc<Asked>, comparison: Comparison, served: &Arc<Served>) {
-    let limit = NanoUsd::from_usd(app.config.shadow.usd_per_day_max).unwrap_or_default();
-    let Some(day) = app.spending.reserve(comparison.bound, limit, now_ms()) else {
-        counter!("sluice_comparisons_total", "outcome" => "over budget").increment(1);
-        return;
-    };
+pub(crate) fn run(app: &App, asked: &Arc<Asked>, mut comparison: Comparison, served: &Arc<Served>) {
     let (app, asked, served) = (app.clone(), Arc::clone(asked), Arc::clone(served));
     tokio::spawn(async move {
-        let mut spent = NanoUsd::ZERO;
-        let outcome = compare(&app, &asked, &comparison, &served, &mut spent).await;
-        app.spending.settle(day, comparison.bound, spent);
+        let outcome = compare(&app, &asked, &mut comparison, &served).await;
         counter!("sluice_comparisons_total", "outcome" => outcome.unwrap_or_else(|reason| reason)).increment(1);
-        counter!("sluice_comparison_cost_nano_usd_total").increment(u64::try_from(spent.0).unwrap_or(0));
+        let spent = u64::try_from(comparison.reserved.spent.0).unwrap_or(0);
+        counter!("sluice_comparison_cost_nano_usd_total").increment(spent);
     });
+}
+
+/// Asks in the shadow, and books what that cost whether or not an answer came.
+async fn ask(app: &App, asked: Asked, reserved: &mut Reserved) -> Option<Arc<Served>> {
+    let cost = asked.shadow.as_ref().map(|shadow| Arc::clone(&shadow.cost_nano));
+    let served = relay::shadow(app, asked).await;
+    reserved.spent += NanoUsd(cost.map_or(0, |cost| cost.load(Ordering::Acquire)));
+    served
 }
 
 /// Says how it ended, well or not.
 async fn compare(
     app: &App,
     asked: &Asked,
-    comparison: &Comparison,
+    comparison: &mut Comparison,
     served: &Served,
-    spent: &mut NanoUsd,
 ) -> Result<&'static str, &'static str> {
     let own = Answer { id: asked.id.clone(), model: served.head.model.clone(), reply: Arc::clone(&served.reply) };
     let mut answers = vec![own];
@@ -215,8 +141,7 @@ async fn compare(
         let mut again = asked.in_the_shadow(Purpose::Comparison);
         again.models = vec![Named { id: model.clone(), suffixes: Suffixes::default() }];
         let id = again.id.clone();
-        let Some(fresh) = relay::shadow(app, again).await else { continue };
-        *spent += fresh.upstream;
+        let Some(fresh) = ask(app, again, &mut comparison.reserved).await else { continue };
         if fresh.reply.is_complete_text() && !fresh.head.is_stand_in {
             answers.push(Answer { id, model: fresh.head.model.clone(), reply: Arc::clone(&fresh.reply) });
         }
@@ -225,7 +150,7 @@ async fn compare(
         return Err("no other answer");
     }
     let (rater, scores) = match &app.config.shadow.judge {
-        Some(judge) => (Rater::Judge, judged(app, asked, judge, &mut answers, spent).await?),
+        Some(judge) => (Rater::Judge, judged(app, asked, judge, &mut answers, &mut comparison.reserved).await?),
         None => (Rater::Agreement, agreeing(app, asked, &answers).await?),
     };
     if comparison.was_on_trial {
@@ -260,15 +185,14 @@ async fn judged(
     asked: &Asked,
     judge: &str,
     answers: &mut [Answer],
-    spent: &mut NanoUsd,
+    reserved: &mut Reserved,
 ) -> Result<Vec<(String, f64)>, &'static str> {
     answers.shuffle(&mut rand::rng()); // judges favour what they read first
     let request = judge_request(&asked.request, judge, answers).ok_or("no question for the judge")?;
     let caller = asked.caller.clone();
     let resolved = pipeline::resolve(app, caller, request, Instant::now()).map_err(|_| "no judge")?;
     let resolved = resolved.for_the_sake_of(asked, Purpose::Judgement);
-    let verdict = relay::shadow(app, resolved).await.ok_or("no verdict")?;
-    *spent += verdict.upstream;
+    let verdict = ask(app, resolved, reserved).await.ok_or("no verdict")?;
     let text = verdict.reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default();
     let scores = read_verdict(text, answers.len()).ok_or("a verdict that cannot be read")?;
     Ok(answers.iter().map(|answer| answer.id.clone()).zip(scores).collect())
@@ -325,22 +249,5 @@ mod tests {
         ] {
             assert_eq!(read_verdict(text, 2), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_day_never_takes_more_than_its_limit_and_the_next_begins_anew() {
-        let spending = Spending::from(DAY_MS * 3, NanoUsd(40));
-        let day = spending.reserve(NanoUsd(50), NanoUsd(100), DAY_MS * 3 + 5).expect("10 are left after it");
-        assert_eq!(spending.reserve(NanoUsd(11), NanoUsd(100), DAY_MS * 3 + 6), None);
-        spending.settle(day, NanoUsd(50), NanoUsd(30));
-        assert!(spending.reserve(NanoUsd(30), NanoUsd(100), DAY_MS * 3 + 7).is_some(), "70 were taken");
-        assert_eq!(spending.reserve(NanoUsd(1), NanoUsd(100), DAY_MS * 4 - 1), None);
-        assert_eq!(spending.reserve(NanoUsd(100), NanoUsd(100), DAY_MS * 4), Some(4));
-        spending.settle(day, NanoUsd(30), NanoUsd::ZERO);
-        assert_eq!(
-            spending.reserve(NanoUsd(1), NanoUsd(100), DAY_MS * 4),
-            None,
-            "what was of yesterday changes nothing"
-        );
     }
 }

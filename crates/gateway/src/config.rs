@@ -131,6 +131,8 @@ pub struct Config {
     pub providers: Providers,
     pub predictor: Arc<Predictor>,
     pub shadow: ShadowConfig,
+    /// The router is trained beside the gateway.
+    pub(crate) trains: bool,
     pub policies: BTreeMap<String, Arc<Policy>>,
     /// What the policies are to decide, with their names.
     pub examples: Vec<(String, Example)>,
@@ -275,8 +277,7 @@ impl ConfigFile {
             let problem = format!("no policy `{name}`; configured: {}", listed(&known));
             mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
         }
-        mistakes.extend(self.tables.router.shadow.mistakes(&catalog));
-        mistakes.extend(self.tables.router.mistakes(!self.tables.content.tenants.is_empty()));
+        mistakes.extend(self.tables.router.mistakes(&catalog, !self.tables.content.tenants.is_empty()));
         let outage = self.tables.database.outage_spend_max_usd;
         if !(0.0..1e9).contains(&outage) {
             let problem = format!("{outage}; use dollars, 0 or more");
@@ -313,6 +314,7 @@ impl ConfigFile {
             execution,
             providers,
             predictor: Arc::new(predictor),
+            trains: router.train_after_scores > 0,
             shadow: router.shadow,
             policies,
             examples,

@@ -32,8 +32,8 @@ impl Default for ContentConfig {
 
 /// Prompt and answer together; longer ones are not kept.
 const CONTENT_BYTES_MAX: usize = 256 * 1024;
-/// Contents that wait to be written; beyond it they are dropped and counted.
-const QUEUE_MAX: usize = 1_024;
+/// Contents that wait to be written, 64 MiB at the most; beyond it they are dropped and counted.
+const QUEUE_MAX: usize = 256;
 const BATCH_MAX: usize = 128;
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 const DAY_MS: i64 = 86_400_000;
@@ -79,7 +79,8 @@ impl Contents {
         let Some(message) = served.reply.choices.first().map(|choice| &choice.message) else { return };
         let answer = message.content.clone().unwrap_or_default();
         let messages = asked.request.field_json("messages").unwrap_or_default();
-        if messages.len() + answer.len() > CONTENT_BYTES_MAX {
+        let question = asked.request.last_user_text().unwrap_or_default().into_owned();
+        if messages.len() + question.len() + answer.len() > CONTENT_BYTES_MAX {
             counter!("sluice_contents_dropped_total", "reason" => "too long").increment(1);
             return;
         }
@@ -90,7 +91,7 @@ impl Contents {
             end_user: asked.request.user.clone().unwrap_or_default(),
             policy: asked.policy.as_ref().map(|policy| policy.name.clone()).unwrap_or_default(),
             model: served.head.model.clone(),
-            question: asked.request.last_user_text().unwrap_or_default().into_owned(),
+            question,
             messages: messages.into_owned(),
             answer,
             output_tokens: i64::try_from(served.usage.completion_tokens()).unwrap_or(i64::MAX),
@@ -135,19 +136,19 @@ pub(crate) fn may_keep(config: &ContentConfig, asked: &Asked) -> bool {
 async fn write(file: ContentFile, mut waiting: mpsc::Receiver<Content>, life_ms: i64) {
     let (mut sweep, mut batch) = (tokio::time::interval(SWEEP_EVERY), Vec::with_capacity(BATCH_MAX));
     loop {
-        let outcome = tokio::select! {
+        let (dropped, outcome) = tokio::select! {
             count = waiting.recv_many(&mut batch, BATCH_MAX) => {
                 if count == 0 {
                     return;
                 }
                 let outcome = file.keep(&batch).await;
                 batch.clear();
-                outcome
+                (count as u64, outcome)
             }
-            _ = sweep.tick() => file.sweep(now_ms() - life_ms).await.map(|_| ()),
+            _ = sweep.tick() => (0, file.sweep(now_ms() - life_ms).await.map(|_| ())),
         };
         if let Err(error) = outcome {
-            counter!("sluice_contents_dropped_total", "reason" => "not stored").increment(1);
+            counter!("sluice_contents_dropped_total", "reason" => "not stored").increment(dropped);
             tracing::warn!(%error, "the content file refused a write; answers go on");
         }
     }

@@ -16,7 +16,9 @@ mod relay;
 mod serve;
 mod served;
 mod session;
+mod spending;
 mod telemetry;
+mod trials;
 
 pub use app::{App, StartError, Started, take_lock};
 pub use config::{Config, ConfigFile, Learning};

@@ -17,6 +17,7 @@ use rand::Rng;
 use router::{Applied, Asker, Policy, Suffixes, Wanted};
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A request with everything in it resolved.
@@ -53,10 +54,12 @@ pub(crate) struct Asked {
 }
 
 /// Why the gateway itself asks, and for the sake of which generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shadow {
     pub source: String,
     pub purpose: Purpose,
+    /// What providers took for it in nano-dollars, once it has ended, well or not.
+    pub cost_nano: Arc<AtomicI64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,7 +311,7 @@ pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
         reasons: "{}".to_owned(),
         ..Generation::default()
     };
-    Settlement::admit(&app.ledger.writer, account, generation).map_err(|_| Error::Overloaded)
+    Settlement::admit(&app.ledger.writer, account, asked.is_free(), generation).map_err(|_| Error::Overloaded)
 }
 
 impl Asked {
@@ -320,13 +323,20 @@ impl Asked {
     /// A request that the gateway itself asks because of another; only what renews a stored answer may be stored.
     pub(crate) fn for_the_sake_of(self, other: &Self, purpose: Purpose) -> Self {
         let mode = if purpose == Purpose::Renewal { CacheMode::Refresh } else { CacheMode::Off };
-        let shadow = Some(Shadow { source: other.id.clone(), purpose });
+        let shadow = Some(Shadow { source: other.id.clone(), purpose, cost_nano: Arc::default() });
         Self { id: generation_id(), mode, shadow, started: Instant::now(), ..self }
     }
 
     /// True where nobody's key pays. What renews a stored answer is paid for by the key that asked for the answer.
     pub(crate) fn is_free(&self) -> bool {
         self.shadow.as_ref().is_some_and(|shadow| shadow.purpose != Purpose::Renewal)
+    }
+
+    /// Notes what a shadow has cost.
+    pub(crate) fn note_cost(&self, upstream: NanoUsd) {
+        if let Some(shadow) = &self.shadow {
+            shadow.cost_nano.store(upstream.0, Ordering::Release);
+        }
     }
 
     /// The generation that a comparison is made for.
@@ -385,7 +395,9 @@ impl Asked {
         let catalog = &app.config.catalog;
         let wanted = |named: &Named| {
             let model = catalog.resolve(&named.id).ok()?.model;
-            let successor = catalog.successor_of(&model.id).map(|(_, successor)| Arc::clone(successor));
+            // What is compared stays with the models that were looked at: a rule may keep it from their successors.
+            let successor = catalog.successor_of(&model.id).filter(|_| self.compared_with().is_none());
+            let successor = successor.map(|(_, successor)| Arc::clone(successor));
             Some(Wanted { model, suffixes: named.suffixes, successor })
         };
         self.models.iter().filter_map(wanted).collect()

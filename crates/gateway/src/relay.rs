@@ -36,8 +36,6 @@ struct Progress {
     similar: Option<Similar>,
     /// Whom else is asked, once it is answered.
     comparison: Option<Comparison>,
-    /// The answer was on trial, and passed.
-    was_on_trial: bool,
     attempts: Attempts,
     queued: Duration,
     /// What the gateway gives a request.
@@ -88,8 +86,7 @@ pub(crate) async fn run(job: Job) {
                 contents.keep(&asked, &served);
             }
             let served = Arc::new(served);
-            if let Some(mut comparison) = progress.comparison.take().filter(|_| served.reply.is_complete_text()) {
-                comparison.was_on_trial = progress.was_on_trial;
+            if let Some(comparison) = progress.comparison.take() {
                 compare::run(&app, &asked, comparison, &served);
             }
             leader.finish(Ok(served));
@@ -142,10 +139,6 @@ async fn fly(
     if asked.mode == CacheMode::Only {
         return Err(Error::NotCached);
     }
-    progress.comparison = compare::draw(app, asked, &route);
-    if let Some(comparison) = &progress.comparison {
-        progress.trace["compared"] = comparison.explain();
-    }
     let (Success { answer, call, .. }, upstream_wait) =
         match first_success(app, asked, settlement, &route, progress).await {
             Ok(success) => success,
@@ -182,7 +175,13 @@ async fn fly(
         // A stand-in's answer is not the model's: the next request may find that one again.
         meaning::remember(app, asked, found.ok(), &reply, &call.endpoint).await;
     }
-    app.sessions.remember(asked, &call.endpoint, usage);
+    if asked.shadow.is_none() {
+        app.sessions.remember(asked, &call.endpoint, usage);
+    }
+    progress.comparison = compare::draw(app, asked, &route, &call).filter(|_| reply.is_complete_text());
+    if let Some(comparison) = &progress.comparison {
+        progress.trace["compared"] = comparison.explain();
+    }
     let (bill, saved) = billed(app, asked, &call.endpoint, usage, progress);
     let trace = Arc::new(progress.trace.clone());
     Ok(Served { head, reply, usage, cost: bill.charged, upstream: bill.upstream, saved, trace })
@@ -246,7 +245,6 @@ async fn first_success(
         let success = execution.first_success().await?;
         // Known before the disk is waited for: from here on the answer is billed.
         progress.endpoint = Some(Arc::clone(&success.call.endpoint));
-        progress.was_on_trial = success.call.on_trial;
         if let Answer::Whole(reply) = &success.answer {
             progress.text_chars = reply.text_chars();
             progress.usage = reply.usage.as_ref().and_then(Usage::from_openai);
@@ -269,12 +267,11 @@ fn verified(trial: &Trial, reply: &Reply, samples: &Mutex<Vec<String>>) -> Resul
     let text = reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default();
     let Some(end) = trial.check.end_of(text) else { return Ok(()) };
     let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_agreed = samples.contains(&end);
     samples.push(end);
-    match (is_agreed, samples.len()) {
-        (true, _) => Ok(()),
-        (false, 1) => Err("waits for a second sample".to_owned()),
-        (false, _) => Err("two samples differ".to_owned()),
+    match samples.as_slice() {
+        [_] => Err("waits for a second sample".to_owned()),
+        [first, second] if first == second => Ok(()),
+        _ => Err("two samples differ".to_owned()),
     }
 }
 
@@ -366,7 +363,11 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
     });
     let on_trial: Vec<&Candidate> = on_trial.collect();
     let trials = on_trial.len();
-    let candidates: Vec<&Candidate> = on_trial.into_iter().chain(tried(&route.candidates)).collect();
+    // A model on trial answers only where it passes.
+    let on_trial_model = on_trial.first().map(|candidate| candidate.endpoint.model.as_str());
+    let others = tried(&route.candidates).into_iter();
+    let others = others.filter(|candidate| Some(candidate.endpoint.model.as_str()) != on_trial_model);
+    let candidates: Vec<&Candidate> = on_trial.iter().copied().chain(others).collect();
     let keeping = if asked.request.may_be_kept_for_an_hour() { Keeping::Hour } else { Keeping::Usual };
     let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
     let bound = |(candidate, cap): (&Candidate, u64)| {
@@ -434,8 +435,8 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
     }
     telemetry::request_ended(served.head.hit, "served", asked.started.elapsed());
     telemetry::money(served);
-    let charged = if asked.is_free() { NanoUsd::ZERO } else { served.cost };
-    settlement.finish(Bill { upstream: served.upstream, charged });
+    asked.note_cost(served.upstream);
+    settlement.finish(Bill { upstream: served.upstream, charged: served.cost });
 }
 
 /// Settles a request whose client got no whole answer. What had arrived of a stream is paid for. A call that the client
@@ -479,9 +480,6 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         generation.provider.clone_from(&endpoint.provider);
     }
     let hit = progress.hit.unwrap_or(Hit::Bypass);
-    if asked.is_free() {
-        bill.charged = NanoUsd::ZERO;
-    }
     generation.state = state.to_owned();
     generation.cache = hit.as_str().to_owned();
     generation.latency_ms = pipeline::elapsed_ms(asked.started);
@@ -490,5 +488,6 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
     generation.reasons = progress.trace.to_string();
     generation.failure = failure.to_owned();
     telemetry::request_ended(hit, state, asked.started.elapsed());
+    asked.note_cost(bill.upstream);
     settlement.finish(bill);
 }

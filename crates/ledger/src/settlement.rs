@@ -22,6 +22,8 @@ pub struct Settlement {
     slot: Option<OwnedPermit<Record>>,
     account: Arc<Account>,
     reserved: NanoUsd,
+    /// No key pays: the gateway asks for itself.
+    is_free: bool,
     /// The record so far; whoever knows a field fills it in.
     pub generation: Generation,
 }
@@ -31,9 +33,14 @@ impl Settlement {
     ///
     /// # Errors
     /// When all slots are taken.
-    pub fn admit(writer: &Writer, account: Arc<Account>, generation: Generation) -> Result<Self, Overloaded> {
+    pub fn admit(
+        writer: &Writer,
+        account: Arc<Account>,
+        is_free: bool,
+        generation: Generation,
+    ) -> Result<Self, Overloaded> {
         let slot = writer.slot()?;
-        Ok(Self { slot: Some(slot), account, reserved: NanoUsd::ZERO, generation })
+        Ok(Self { slot: Some(slot), account, reserved: NanoUsd::ZERO, is_free, generation })
     }
 
     /// Sets money aside in memory; see [`Account::reserve`].
@@ -41,7 +48,7 @@ impl Settlement {
     /// # Errors
     /// When less than `needed` is left.
     pub fn reserve(&mut self, wanted: NanoUsd, needed: NanoUsd) -> Result<NanoUsd, NotEnough> {
-        let granted = self.account.reserve(wanted, needed)?;
+        let granted = if self.is_free { wanted } else { self.account.reserve(wanted, needed)? };
         self.reserved += granted;
         self.generation.reserved_nano = self.reserved.0;
         Ok(granted)
@@ -60,6 +67,8 @@ impl Settlement {
             nano: self.reserved.0,
             created_ms: self.generation.created_ms,
             end_user: self.generation.end_user.clone(),
+            is_free: self.is_free,
+            source: if self.is_free { self.generation.cache_source.clone() } else { String::new() },
         };
         writer.reserve(reservation).await
     }
@@ -72,11 +81,13 @@ impl Settlement {
 
     fn settle(&mut self, bill: Bill) {
         let Some(slot) = self.slot.take() else { return };
+        let bill = if self.is_free { Bill { charged: NanoUsd::ZERO, ..bill } } else { bill };
         let overrun = (bill.charged - self.reserved).max(NanoUsd::ZERO);
         self.generation.upstream_nano = bill.upstream.0;
         self.generation.charged_nano = bill.charged.0;
         self.generation.overrun_nano = if self.reserved > NanoUsd::ZERO { overrun.0 } else { 0 };
-        self.account.settle(self.reserved, bill.charged);
+        let held = if self.is_free { NanoUsd::ZERO } else { self.reserved };
+        self.account.settle(held, bill.charged);
         slot.send(Record::Settle(Box::new(self.generation.clone())));
     }
 }

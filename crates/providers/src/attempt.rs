@@ -51,6 +51,13 @@ impl Attempts {
         self.lock().clone()
     }
 
+    /// An answer that was on trial is shown after all.
+    pub(crate) fn accept(&self, at: usize) {
+        let attempt = &mut self.lock()[at];
+        attempt.outcome = Outcome::Answered;
+        attempt.wasted = None;
+    }
+
     /// An answer came, or began to, and is not shown: it is billed, and brought nothing.
     pub(crate) fn reject(&self, at: usize, kind: Kind, usage: Usage) {
         let attempt = &mut self.lock()[at];

@@ -123,6 +123,11 @@ impl Tried {
         self.latest.is_none_or(|choice| options[choice].call.endpoint.dialect == Dialect::OpenaiChat)
     }
 
+    /// True where the latest failure is of a candidate on trial.
+    fn on_trial(&self, options: &[Candidate]) -> bool {
+        self.latest.is_some_and(|choice| options[choice].call.on_trial)
+    }
+
     fn add(&mut self, choice: usize, failure: Failure) {
         self.all.insert(choice);
         self.latest = Some(choice);
@@ -228,12 +233,17 @@ impl Execution<'_> {
             {
                 return Ok(success);
             }
+            if tried.on_trial(&self.options) {
+                tried.refused = None; // what it found fault with the others may take
+            }
             let last =
                 tried.last.clone().unwrap_or_else(|| Failure::new("", Kind::Failing, "no endpoint may be called"));
             let is_over = self.attempts.count() >= ATTEMPTS_MAX || Instant::now() >= self.ticket.deadline;
             // What was refused in the client's own words would be refused again; a translation may have been at fault.
             let own_words = || tried.refused_in_own_words(&self.options);
-            if is_over || last.kind.action() == Action::Stop && own_words() {
+            // A trial's refusal is no reason not to ask who would have been asked without it.
+            let is_final = last.kind.action() == Action::Stop && !tried.on_trial(&self.options);
+            if is_over || is_final && own_words() {
                 return Err(tried.refused.unwrap_or(last));
             }
             let gate = &self.upstreams.gate;
@@ -259,27 +269,39 @@ impl Execution<'_> {
     async fn checked(&self, success: Success, tried: &mut Tried) -> Option<Success> {
         let Some(check) = self.check.filter(|_| success.call.on_trial) else { return Some(success) };
         let Success { answer, call, choice, attempt } = success;
+        let prompt_bytes = self.request.prompt_bytes();
         let whole = match answer {
             Answer::Whole(reply) => Ok(*reply),
-            Answer::Stream(stream) => collected(*stream, &call.endpoint.provider).await,
+            Answer::Stream(stream) => {
+                // Until it has passed it is billed for nothing, also when nobody waits for its end.
+                let so_far = |chars: usize| {
+                    self.attempts.reject(attempt, Kind::Unverified, Usage::estimate(prompt_bytes, chars))
+                };
+                collected(*stream, &call.endpoint.provider, so_far).await
+            }
         };
         let problem = match whole {
             Ok(reply) => match check(&reply) {
-                Ok(()) => return Some(Success { answer: Answer::Whole(Box::new(reply)), call, choice, attempt }),
+                Ok(()) => {
+                    self.attempts.accept(attempt);
+                    return Some(Success { answer: Answer::Whole(Box::new(reply)), call, choice, attempt });
+                }
                 Err(problem) => {
                     let usage = reply.usage.as_ref().and_then(Usage::from_openai);
-                    let estimate = || Usage::estimate(self.request.prompt_bytes(), reply.text_chars());
+                    let estimate = || Usage::estimate(prompt_bytes, reply.text_chars());
                     self.attempts.reject(attempt, Kind::Unverified, usage.unwrap_or_else(estimate));
                     Failure::new(&call.endpoint.provider, Kind::Unverified, problem)
                 }
             },
-            Err(failure) => {
-                self.attempts.reject(attempt, failure.kind, Usage::estimate(self.request.prompt_bytes(), 0));
-                failure
-            }
+            Err(failure) => failure, // what had come is booked
         };
         tracing::debug!(endpoint = %call.endpoint.id, %problem, "an answer on trial did not pass");
         tried.add(choice, problem);
+        // Nor is it asked with another credential: a sample is a sample.
+        let same = |at: &usize| self.options[*at].call.on_trial && self.options[*at].call.rank == call.rank;
+        let others: Vec<usize> = (0..self.options.len()).filter(same).collect();
+        tried.all.extend(&others);
+        tried.for_good.extend(others);
         None
     }
 
@@ -431,10 +453,13 @@ impl Execution<'_> {
     }
 }
 
-/// A stream to its end.
-async fn collected(mut stream: ReplyStream, provider: &str) -> Result<Reply, Failure> {
+/// A stream to its end; `so_far` is told the characters that have come.
+async fn collected(mut stream: ReplyStream, provider: &str, so_far: impl Fn(usize)) -> Result<Reply, Failure> {
+    let mut chars = 0;
+    so_far(chars);
     while let Some(chunk) = stream.next().await {
-        chunk?;
+        chars += chunk?.text_chars();
+        so_far(chars);
     }
     stream.collected().finish().ok_or_else(|| Failure::new(provider, Kind::Empty, "a stream without chunks"))
 }

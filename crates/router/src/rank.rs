@@ -123,7 +123,7 @@ impl Ranking<'_> {
         const COST_SHARE_MAX: f64 = 0.5;
         let cascade = self.policy.cascade.filter(|_| self.question.quality_min.is_none() && !self.ruled.pins())?;
         let (first, _) = placed.first().filter(|(first, _)| first.class > 0)?;
-        let well = placed.iter().enumerate().filter(|(_, (place, _))| !place.failing);
+        let well = placed.iter().enumerate().filter(|(_, (place, _))| !place.failing && place.cost < first.cost);
         let (candidate, (place, _)) = well.min_by(|(_, (a, _)), (_, (b, _))| a.cost.total_cmp(&b.cost))?;
         let check = Check::of(self.question.request, cascade)?;
         let is_worth_it = check.samples() as f64 * place.cost <= COST_SHARE_MAX * first.cost;

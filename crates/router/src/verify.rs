@@ -30,8 +30,16 @@ pub enum Check {
     Number,
 }
 
-/// Schemas and instances are small: an answer that is longer is not checked.
-const CHECKED_BYTES_MAX: usize = 256 * 1024;
+/// Longer answers are not checked, nor is what would take more steps: places of a schema, its references followed, times bytes
+/// of an answer. About half a second at the worst.
+const CHECKED_BYTES_MAX: usize = 64 * 1024;
+const STEPS_MAX: usize = 20_000_000;
+/// Larger schemas are not checked, their references followed; those that refer to themselves have no end.
+const SCHEMA_PLACES_MAX: usize = 2_000;
+const SCHEMA_DEPTH_MAX: usize = 64;
+/// Patterns of a schema, and the bytes of one: what they are compiled to can be large.
+const PATTERNS_MAX: usize = 8;
+const PATTERN_BYTES_MAX: usize = 64;
 
 impl Check {
     /// How the answer to a request can be checked, as far as a policy wants it; `None` where it cannot.
@@ -52,7 +60,8 @@ impl Check {
             _ => {}
         }
         // Without chance in them two samples agree whatever they say.
-        if cascade == Cascade::Form || request.temperature == Some(0.0) || request.has_seed {
+        let is_narrow = ["top_p", "top_k"].iter().any(|name| request.field_json(name).is_some());
+        if cascade == Cascade::Form || request.temperature == Some(0.0) || request.has_seed || is_narrow {
             return None;
         }
         let asked = request.last_user_text()?;
@@ -67,14 +76,20 @@ impl Check {
         let choice: Option<Value> =
             request.field_json("tool_choice").and_then(|choice| serde_json::from_str(&choice).ok());
         // Whether a tool should have been called where it need not be is nothing that a form tells.
-        let must_call = choice.is_some_and(|choice| choice == "required" || choice.is_object());
+        let choice = choice.filter(|choice| choice == "required" || choice.is_object())?;
+        let named = choice["function"]["name"].as_str().or(choice["name"].as_str());
+        let is_wanted =
+            |tool: &&Value| choice == "required" || named.is_some() && tool["function"]["name"].as_str() == named;
+        let wanted: Vec<&Value> = request.tools.iter().filter(is_wanted).collect();
+        if wanted.is_empty() || wanted.len() > TOOLS_MAX {
+            return None;
+        }
         let tool = |tool: &Value| {
             let (name, parameters) = (tool["function"]["name"].as_str()?, &tool["function"]["parameters"]);
             let schema = if parameters.is_object() { parameters.clone() } else { Value::Bool(true) };
             compiled(&schema).map(|_| (name.to_owned(), schema))
         };
-        let tools = request.tools.iter().map(tool).collect::<Option<Vec<_>>>()?;
-        must_call.then_some(Self::Calls(tools))
+        wanted.into_iter().map(tool).collect::<Option<Vec<_>>>().map(Self::Calls)
     }
 
     /// What a trace calls it.
@@ -116,10 +131,10 @@ impl Check {
         if text.len() > CHECKED_BYTES_MAX {
             return Err("too long to be checked".to_owned());
         }
-        let json = || serde_json::from_str::<Value>(text).map_err(|error| format!("no JSON: {error}"));
+        let is_object = || serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object());
         match self {
-            Self::Object => json()?.is_object().then_some(()).ok_or_else(|| "JSON, and no object".to_owned()),
-            Self::Schema(schema) => fits(schema, &json()?),
+            Self::Object => is_object().then_some(()).ok_or_else(|| "no JSON object".to_owned()),
+            Self::Schema(schema) => fits(schema, text),
             Self::Calls(_) => Ok(()),
             Self::Choice | Self::Number => self.end_of(text).map(|_| ()).ok_or_else(|| "comes to no end".to_owned()),
         }
@@ -148,9 +163,7 @@ fn called_well(tools: &[(String, Value)], calls: &[Value]) -> Result<(), String>
             return Err("arguments too long to be checked".to_owned());
         }
         let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        let arguments: Value =
-            serde_json::from_str(arguments).map_err(|error| format!("the arguments of {name} are no JSON: {error}"))?;
-        fits(schema, &arguments).map_err(|problem| format!("the arguments of {name}: {problem}"))?;
+        fits(schema, arguments).map_err(|problem| format!("the arguments of {name}: {problem}"))?;
     }
     Ok(())
 }
@@ -164,10 +177,58 @@ impl boon::UrlLoader for NoAddresses {
     }
 }
 
+/// Tools of which one must be called; among more nothing is checked.
+const TOOLS_MAX: usize = 32;
 const PLACE: &str = "sluice:schema";
+
+/// How many places a schema has, its references followed; `None` where it has too many, or a reference leads elsewhere.
+fn places(schema: &Value) -> Option<usize> {
+    let mut left = Left { places: SCHEMA_PLACES_MAX, patterns: PATTERNS_MAX };
+    left.walk(schema, schema, 0)?;
+    Some(SCHEMA_PLACES_MAX - left.places)
+}
+
+/// What a schema may still have.
+struct Left {
+    places: usize,
+    patterns: usize,
+}
+
+impl Left {
+    fn walk(&mut self, root: &Value, at: &Value, depth: usize) -> Option<()> {
+        self.places = self.places.checked_sub(1).filter(|_| depth <= SCHEMA_DEPTH_MAX)?;
+        match at {
+            Value::Array(items) => items.iter().try_for_each(|item| self.walk(root, item, depth + 1)),
+            Value::Object(fields) => {
+                fields.iter().try_for_each(|(name, value)| self.field(root, name, value, depth + 1))
+            }
+            _ => Some(()),
+        }
+    }
+
+    fn field(&mut self, root: &Value, name: &str, value: &Value, depth: usize) -> Option<()> {
+        match (name, value) {
+            // Names of other places, by which references could lead there.
+            ("$dynamicRef" | "$recursiveRef" | "$id" | "$anchor" | "$dynamicAnchor", Value::String(_)) => None,
+            ("$ref", Value::String(place)) => self.walk(root, root.pointer(place.strip_prefix('#')?)?, depth),
+            ("pattern", Value::String(pattern)) => self.pattern(pattern),
+            ("patternProperties", Value::Object(by_pattern)) => {
+                by_pattern.keys().try_for_each(|pattern| self.pattern(pattern))?;
+                self.walk(root, value, depth)
+            }
+            _ => self.walk(root, value, depth),
+        }
+    }
+
+    fn pattern(&mut self, pattern: &str) -> Option<()> {
+        self.patterns = self.patterns.checked_sub(1).filter(|_| pattern.len() <= PATTERN_BYTES_MAX)?;
+        Some(())
+    }
+}
 
 /// A schema ready to be asked; `None` where it is none, or needs another one from elsewhere.
 fn compiled(schema: &Value) -> Option<(boon::Schemas, boon::SchemaIndex)> {
+    places(schema)?;
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
     compiler.use_loader(Box::new(NoAddresses));
     compiler.add_resource(PLACE, schema.clone()).ok()?;
@@ -175,13 +236,17 @@ fn compiled(schema: &Value) -> Option<(boon::Schemas, boon::SchemaIndex)> {
     Some((schemas, index))
 }
 
-fn fits(schema: &Value, instance: &Value) -> Result<(), String> {
+fn fits(schema: &Value, text: &str) -> Result<(), String> {
+    if places(schema).is_none_or(|places| places * text.len() > STEPS_MAX) {
+        return Err("too long to be checked".to_owned());
+    }
+    let instance: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
     let (schemas, index) = compiled(schema).ok_or("the schema is none")?;
     let problem = |error: boon::ValidationError| {
         let place = error.causes.first().map(|cause| cause.instance_location.to_string()).unwrap_or_default();
         format!("does not fit the schema at `{place}`")
     };
-    schemas.validate(instance, index).map_err(problem)
+    schemas.validate(&instance, index).map_err(problem)
 }
 
 /// How refusals begin, lower-case, with straight apostrophes.
@@ -259,6 +324,7 @@ fn offers_choices(asked: &str) -> bool {
     next >= b'D'
 }
 
+/// True where the last sentence asks for a number, and the prompt for nothing to be written.
 fn asks_for_a_number(asked: &str) -> bool {
     const ASKING: [&str; 14] = [
         "how many",
@@ -272,12 +338,18 @@ fn asks_for_a_number(asked: &str) -> bool {
         "what is the average",
         "what is the value of",
         "what is the remainder",
-        "find the number",
-        "compute",
+        "what is the product",
+        "find the number of",
         "what percentage",
     ];
-    let last: String = asked.to_lowercase();
-    asked.bytes().filter(u8::is_ascii_digit).count() >= 2 && ASKING.iter().any(|words| last.contains(words))
+    const WRITING: [&str; 9] =
+        ["```", "def ", "function", "code", "program", "script", "write", "explain", "tell me why"];
+    let asked = asked.trim().to_lowercase();
+    let body = asked.trim_end_matches(['?', '.', '!', ' ']);
+    let last = body.rsplit(['\n', '?', '!']).next().and_then(|line| line.rsplit(". ").next()).unwrap_or_default();
+    let digits = asked.bytes().filter(u8::is_ascii_digit).count();
+    let asks = ASKING.iter().any(|words| last.contains(words));
+    digits >= 2 && asks && !WRITING.iter().any(|words| asked.contains(words))
 }
 
 /// The letter after the last "answer", in brackets or in bold, or the one that a text consists of.
@@ -308,8 +380,22 @@ fn chosen(text: &str) -> Option<String> {
     found.or(letters(text).last()).map(char::to_string)
 }
 
-/// The last number, without separators, unit or trailing zeros.
+/// The number that a text ends with, without separators, unit or trailing zeros: behind `####`, in `\boxed{}`, or else the last
+/// one before a remark in brackets.
 fn last_number(text: &str) -> Option<String> {
+    if let Some((_, end)) = text.rsplit_once("####") {
+        return number_before_end(end);
+    }
+    if let Some((_, boxed)) = text.rsplit_once("\\boxed{") {
+        return number_before_end(boxed.split('}').next()?);
+    }
+    let trimmed = text.trim_end_matches(|c: char| !c.is_alphanumeric() && c != ')');
+    let remark = trimmed.ends_with(')').then(|| trimmed.rfind('(')).flatten();
+    let before = remark.and_then(|begin| number_before_end(&trimmed[..begin]));
+    before.or_else(|| number_before_end(trimmed))
+}
+
+fn number_before_end(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let end = bytes.iter().rposition(u8::is_ascii_digit)? + 1;
     let is_part = |at: usize| match bytes[at] {
@@ -343,6 +429,9 @@ mod tests {
             ("#### -7", Some("-7")),
             ("half, that is 1/2", Some("1/2")),
             ("In 2024 there were 5.", Some("5")),
+            ("It is 7. (90 % sure)", Some("7")),
+            ("There are seven (7).", Some("7")),
+            ("\\boxed{15}, as in problem 3", Some("15")),
             ("no idea", None),
         ] {
             assert_eq!(Check::Number.end_of(text).as_deref(), number, "{text}");
@@ -376,24 +465,61 @@ mod tests {
         assert_eq!(check(with("response_format", format(&schema)), Cascade::Form), Some(Check::Schema(schema)));
         assert_eq!(check(with("response_format", json!({"type": "json_object"})), Cascade::Form), Some(Check::Object));
         // What is no schema, or looks elsewhere, is not checked.
-        for bad in [json!({"type": 7}), json!({"$ref": "file:///etc/passwd"}), json!({"$ref": "https://example.org/x"})]
-        {
+        for bad in [
+            json!({"type": 7}),
+            json!({"$ref": "file:///etc/passwd"}),
+            json!({"$ref": "https://example.org/x"}),
+            json!({"$ref": "#"}),
+        ] {
             assert_eq!(check(with("response_format", format(&bad)), Cascade::Form), None, "{bad}");
         }
         let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
         let mut calling = with("tools", tools);
         assert_eq!(check(calling.clone(), Cascade::Form), None, "no tool need be called");
         calling["tool_choice"] = json!("required");
-        assert!(matches!(check(calling, Cascade::Form), Some(Check::Calls(tools)) if tools.len() == 1));
+        assert!(matches!(check(calling.clone(), Cascade::Form), Some(Check::Calls(tools)) if tools.len() == 1));
+        calling["tool_choice"] = json!({"type": "function", "function": {"name": "other"}});
+        assert_eq!(check(calling, Cascade::Form), None, "a tool that is not offered");
         let (many, options) = ("I had 3 apples and ate 2. How many are left?", "Which?\nA. this\nB. that\nC. none");
         assert_eq!(check(asked(many), Cascade::Agreement), Some(Check::Number));
         assert_eq!(check(asked(options), Cascade::Agreement), Some(Check::Choice));
         assert_eq!(check(asked(many), Cascade::Form), None);
         assert_eq!(check(asked("Who wrote Hamlet?"), Cascade::Agreement), None);
-        for (name, value) in [("temperature", json!(0)), ("seed", json!(7)), ("n", json!(2))] {
+        for text in
+            ["Write a function to compute the first 10 primes below 30.", "How many? I have 12 and 13. Tell me why."]
+        {
+            assert_eq!(check(asked(text), Cascade::Agreement), None, "{text}");
+        }
+        for (name, value) in [("temperature", json!(0)), ("seed", json!(7)), ("n", json!(2)), ("top_p", json!(0.1))] {
             let mut body = asked(many);
             body[name] = value;
             assert_eq!(check(body, Cascade::Agreement), None, "{name}");
         }
+    }
+
+    #[test]
+    fn schemas_that_unfold_without_end_are_not_checked_and_take_no_time() {
+        let doubling: serde_json::Map<String, Value> = (0..40)
+            .map(|at| {
+                let next = json!({"$ref": format!("#/$defs/a{}", at + 1)});
+                (format!("a{at}"), json!({"allOf": [next, next]}))
+            })
+            .chain([("a40".to_owned(), json!({"type": "string"}))])
+            .collect();
+        let chain: serde_json::Map<String, Value> = (0..5_000)
+            .map(|at| (format!("a{at}"), json!({"$ref": format!("#/$defs/a{}", at + 1)})))
+            .chain([("a5000".to_owned(), json!(true))])
+            .collect();
+        let begun = std::time::Instant::now();
+        for defs in [doubling, chain] {
+            assert_eq!(places(&json!({"$ref": "#/$defs/a0", "$defs": defs})), None);
+        }
+        let patterns: serde_json::Map<String, Value> =
+            (0..9).map(|at| (at.to_string(), json!({"pattern": "x"}))).collect();
+        assert_eq!(places(&json!({ "properties": patterns })), None);
+        assert_eq!(places(&json!({"pattern": "x".repeat(65)})), None);
+        let small = json!({"type": "object", "properties": {"a": {"$ref": "#/properties/b"}, "b": {}}});
+        assert_eq!(places(&small), Some(6));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
     }
 }

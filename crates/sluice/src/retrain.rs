@@ -45,23 +45,14 @@ async fn look(config: Option<&Path>, tried_ms: &mut i64) -> Result<Option<PathBu
         return Ok(None);
     }
     *tried_ms = ledger::now_ms();
-    let log = artefact.with_extension("log.jsonl");
-    let outcome = train(&contents, &tenants, &log, &artefact, &embedder).await;
-    std::fs::remove_file(&log)?;
-    outcome.map(|()| Some(artefact))
+    train(&contents, &tenants, &artefact, &embedder).await?;
+    Ok(Some(artefact))
 }
 
-async fn train(
-    contents: &Path,
-    tenants: &[String],
-    log: &Path,
-    artefact: &Path,
-    embedder: &str,
-) -> Result<(), Failure> {
-    if let Some(folder) = log.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut file = std::io::BufWriter::new(std::fs::File::create(log)?);
+async fn train(contents: &Path, tenants: &[String], artefact: &Path, embedder: &str) -> Result<(), Failure> {
+    // Readable to its owner only, and gone with this function, however it ends.
+    let log = tempfile::NamedTempFile::new()?;
+    let mut file = std::io::BufWriter::new(log.reopen()?);
     for tenant in tenants {
         export(contents, Some(tenant), &mut file).await?;
     }
@@ -69,7 +60,7 @@ async fn train(
     drop(file);
     let binary = std::env::current_exe()?;
     let mut command = Command::new("nice");
-    command.args(["-n", "19"]).arg(binary).args(["train", "router", "--embedder", embedder, "--log"]).arg(log);
+    command.args(["-n", "19"]).arg(binary).args(["train", "router", "--embedder", embedder, "--log"]).arg(log.path());
     command.arg("--out").arg(artefact).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let (mut child, begun) = (Training(command.spawn()?), Instant::now());
     let status = loop {

@@ -3,7 +3,7 @@
 use crate::stack::{Stack, endpoints, eventually, eventually_settled, question};
 use catalog::NanoUsd;
 use database::{Database, Reservation};
-use ledger::{Journal, Ledger, Writer};
+use ledger::{Journal, Ledger, Writer, now_ms};
 use serde_json::json;
 
 /// One dollar a million tokens, 500 output tokens reserved: the bound of a request is its input plus 500 tokens.
@@ -104,6 +104,8 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     let key = keys.and_then(|keys| keys.virtual_key).expect("the first start");
     let hash = ledger.authenticate(&key).await.expect("a caller").account.hash.clone();
     let open = Reservation {
+        is_free: false,
+        source: String::new(),
         generation_id: "gen-open".into(),
         tenant_id: "default".into(),
         key_hash: hash.clone(),
@@ -112,6 +114,15 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
         created_ms: 1,
         end_user: String::new(),
     };
+    let own = |id: &str| Reservation {
+        is_free: true,
+        source: "gen-open".into(),
+        generation_id: id.into(),
+        nano: 500,
+        created_ms: now_ms(),
+        ..open.clone()
+    };
+    writer.reserve(own("gen-own")).await.expect("stored");
     writer.reserve(open).await.expect("stored");
     drop((ledger, writer)); // no settlement: as after kill -9
     let (writer, _writing) = start_writer(&database, &path).await;
@@ -121,7 +132,13 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     assert_eq!((record.state.as_str(), record.charged_nano), ("unconfirmed", 777));
     assert_eq!(database.open_reservations().await.expect("a count"), 0);
     assert_eq!(ledger.authenticate(&key).await.expect("a caller").account.used().0, 777);
-    assert_eq!(database.charged_to_key(&hash).await.expect("sums"), (1, 777));
+    // What the gateway asked for itself is booked as cost of its own, and no key pays for it, also not when it is closed.
+    let own = ledger.generation("default", "gen-own").await.expect("a query").expect("a record");
+    assert_eq!((own.upstream_nano, own.charged_nano, own.cache.as_str()), (500, 0, "shadow"));
+    assert_eq!(database.compared_since(0).await.expect("a sum"), 500);
+    database.reconcile(&[("gen-own".to_owned(), 400)], now_ms()).await.expect("closed");
+    assert_eq!(database.compared_since(0).await.expect("a sum"), 400);
+    assert_eq!(database.charged_to_key(&hash).await.expect("sums"), (2, 777));
 }
 
 async fn start_writer(database: &Database, path: &std::path::Path) -> (Writer, tokio::task::JoinHandle<()>) {

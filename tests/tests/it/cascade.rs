@@ -1,6 +1,6 @@
 //! Cascades: what is tried on a cheaper model first, checked before anybody sees it, and what that costs.
 
-use crate::stack::{Stack, endpoints, question, streamed};
+use crate::stack::{Stack, endpoints, eventually, question, streamed};
 use protocol::Reply;
 use router::Check;
 use serde_json::{Value, json};
@@ -20,6 +20,10 @@ fn config(cascade: &str) -> String {
 }
 
 async fn stack(cascade: &str, rows: &[(&str, &str, &str)]) -> Stack {
+    stack_with(cascade, rows, "").await
+}
+
+async fn stack_with(cascade: &str, rows: &[(&str, &str, &str)], more: &str) -> Stack {
     let row = |(prompt, small, large): &(&str, &str, &str)| Row {
         prompt: (*prompt).to_owned(),
         class: 0,
@@ -33,7 +37,7 @@ async fn stack(cascade: &str, rows: &[(&str, &str, &str)]) -> Stack {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let models = ["sim/small", "sim/large"].map(SimulatedModel::new).to_vec();
     let simulator = Simulator::start(listener, models, Answers::new(rows.iter().map(row))).expect("a simulator");
-    Stack::with(simulator, &config(cascade)).await
+    Stack::with(simulator, &(config(cascade) + more)).await
 }
 
 fn attempts(row: &Value) -> Vec<(String, String)> {
@@ -132,13 +136,34 @@ async fn a_dead_or_refusing_model_on_trial_does_no_harm() {
     body["response_format"] = json!({"type": "json_object"});
     body["sluice"] = json!({"cache": {"mode": "off"}});
     assert_eq!(stack.chat(&body).await.header("x-sluice-model"), "acme/large");
-    for fault in [simulator::Fault::Overloaded, simulator::Fault::CutAfter] {
+    for fault in [simulator::Fault::Overloaded, simulator::Fault::CutAfter, simulator::Fault::Refused] {
         stack.simulator.set_rule("sim/small", Some(simulator::Rule::always(fault)));
         for body in [body.clone(), streamed(body.clone())] {
             let answered = stack.chat(&body).await;
             assert_eq!((answered.status, answered.header("x-sluice-model")), (200, "acme/large"), "{}", answered.text);
         }
     }
+}
+
+#[tokio::test]
+async fn checks_that_let_too_many_wrong_answers_pass_are_not_trusted_any_more() {
+    let prompts: Vec<String> = (0..40).map(|at| format!("Give me number {at} as JSON")).collect();
+    let rows: Vec<(&str, &str, &str)> =
+        prompts.iter().map(|prompt| (prompt.as_str(), "{\"a\": 1}", "{\"a\": 2}")).collect();
+    let learning = "[content]\ntenants = [\"default\"]\n[router.shadow]\nshare = 1.0\n";
+    let stack = stack_with("form", &rows, learning).await;
+    let mut served = Vec::new();
+    for (at, prompt) in prompts.iter().enumerate() {
+        let mut body = question("policy/careful", prompt);
+        body["response_format"] = json!({"type": "json_object"});
+        served.push(stack.chat(&body).await.header("x-sluice-model").to_owned());
+        // Each is compared with the baseline before the next is asked.
+        let asked = || stack.simulator.counters().by_model.get("sim/large").copied().unwrap_or(0);
+        eventually("it is compared", || asked() > at as u64).await;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(served[..20].iter().all(|model| model == "acme/small"), "{served:?}");
+    assert!(served[22..].iter().all(|model| model == "acme/large"), "{served:?}");
 }
 
 /// A reply that was written for this test, and what a reader makes of it.

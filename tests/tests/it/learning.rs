@@ -174,6 +174,11 @@ async fn a_judge_scores_both_answers_and_nobodys_key_pays() {
     let key = stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("usage");
     assert_eq!(key, row["total_cost"].as_f64().expect("a cost"), "only its own answer is paid by the key");
     assert_eq!(kept.contents().await.len(), 2, "what the judge was told is not kept");
+    // What is said of the other's answer is not said of the client's: that one stays stored.
+    let batch = json!({"scores": [{"generation_id": shadow.generation_id, "score": 0.0}]});
+    assert_eq!(stack.post("/v1/generation/scores", &batch).await.json()["data"]["accepted"], 1);
+    let again = stack.chat(&question("policy/saver", ASKED)).await;
+    assert_eq!(again.header("x-sluice-cache"), "exact");
 }
 
 #[tokio::test]

@@ -58,8 +58,8 @@ impl ConfigFile {
 }
 
 impl RouterConfig {
-    pub(super) fn mistakes(&self, has_content: bool) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
+    pub(super) fn mistakes(&self, catalog: &Catalog, has_content: bool) -> Vec<Mistake> {
+        let mut mistakes = self.shadow.mistakes(catalog);
         let mut refuse = |problem: &str| mistakes.push(Mistake::new(0..0, "router.train_after_scores", problem));
         if self.train_after_scores > 0 && self.artefact.is_none() {
             refuse("needs `artefact`: the file that is written");
@@ -72,7 +72,7 @@ impl RouterConfig {
 }
 
 impl ShadowConfig {
-    pub(super) fn mistakes(&self, catalog: &Catalog) -> Vec<Mistake> {
+    fn mistakes(&self, catalog: &Catalog) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         let mut refuse = |field: &str, problem: String| {
             mistakes.push(Mistake::new(0..0, format!("router.shadow.{field}"), problem));

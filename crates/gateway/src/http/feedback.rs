@@ -66,8 +66,8 @@ pub(super) async fn feedback(State(app): State<App>, headers: HeaderMap, body: B
     let (cache, router) = match score {
         None => ("none: the cache learns from what was right or wrong", "none: it says nothing of the answer"),
         Some(score) => {
-            keep(&app, caller.tenant(), &[answered(&generation, score)]).await?;
-            (teach_cache(&app, &generation, score >= 0.5).await?, "kept")
+            let cache = teach_cache(&app, &generation, score >= 0.5).await?;
+            (cache, keep(&app, caller.tenant(), &[answered(&generation, score)]).await)
         }
     };
     Ok(Json(json!({"data": {"success": true}, "sluice": {"cache": cache, "router": router}})))
@@ -108,12 +108,12 @@ pub(super) async fn scores(State(app): State<App>, headers: HeaderMap, body: Bod
             None => unknown.push(generation_id),
         }
     }
-    let kept: Vec<(String, f64)> = known.iter().map(|(generation, score)| answered(generation, *score)).collect();
-    keep(&app, caller.tenant(), &kept).await?;
     for (generation, score) in &known {
         teach_cache(&app, generation, *score >= 0.5).await?;
     }
-    Ok(Json(json!({"data": {"accepted": known.len(), "unknown": unknown}})))
+    let kept: Vec<(String, f64)> = known.iter().map(|(generation, score)| answered(generation, *score)).collect();
+    let router = keep(&app, caller.tenant(), &kept).await;
+    Ok(Json(json!({"data": {"accepted": known.len(), "unknown": unknown}, "sluice": {"router": router}})))
 }
 
 fn in_range(field: &str, score: f64) -> Result<f64, FieldError> {
@@ -129,16 +129,32 @@ fn no_such(id: &str) -> Error {
     Error::NotFound(format!("no generation `{id}`"))
 }
 
-/// The score of the answer that was given, which may have been made for an earlier request.
-fn answered(generation: &Generation, score: f64) -> (String, f64) {
-    let is_repeated = generation.cache == "exact" || generation.cache == "coalesced";
-    let id = if is_repeated { &generation.cache_source } else { &generation.id };
-    (id.clone(), score)
+/// The generation whose answer was given: an earlier one where it was stored.
+fn given(generation: &Generation) -> &str {
+    let is_hit = ["exact", "coalesced", "similar"].contains(&generation.cache.as_str());
+    if is_hit && !generation.cache_source.is_empty() { &generation.cache_source } else { &generation.id }
 }
 
-async fn keep(app: &App, tenant: &str, scores: &[(String, f64)]) -> Result<(), Error> {
-    let contents = app.contents.as_ref().ok_or(Error::Unavailable)?;
-    contents.rate(tenant, Rater::Client, scores).await.map_err(unreadable)
+/// What is scored: an answer to this very request, which may have been made for an earlier one. One that was found by
+/// meaning says nothing of what its model makes of this question.
+fn answered(generation: &Generation, score: f64) -> (String, f64) {
+    let id = if generation.cache == "similar" { &generation.id } else { given(generation) };
+    (id.to_owned(), score)
+}
+
+/// Keeps scores for the router; says what became of them. Without the content file there is nothing to learn from.
+async fn keep(app: &App, tenant: &str, scores: &[(String, f64)]) -> &'static str {
+    let Some(contents) = &app.contents else { return "none: the content file is away" };
+    match contents.rate(tenant, Rater::Client, scores).await {
+        Err(error) => {
+            tracing::warn!(%error, "scores were not stored");
+            "none: the content file refuses writes"
+        }
+        Ok(()) if !app.config.content.tenants.iter().any(|kept| kept == tenant) => {
+            "kept, but the tenant is not in [content]: without its answers nothing is learned"
+        }
+        Ok(()) => "kept",
+    }
 }
 
 /// An answer that was found by meaning teaches the cache; another that is wrong is forgotten, so that nobody gets it
@@ -149,8 +165,7 @@ async fn teach_cache(app: &App, generation: &Generation, is_right: bool) -> Resu
         (true, _) => "learned",
         (false, true) => "none: no stored answer was given by meaning",
         (false, false) => {
-            let source = if generation.cache_source.is_empty() { id } else { &generation.cache_source };
-            let filter = Filter { id: Some(source.clone()), ..Filter::default() };
+            let filter = Filter { id: Some(given(generation).to_owned()), ..Filter::default() };
             let forgotten = app.cache.forget(tenant, &filter).await.map_err(unreadable)?;
             if forgotten.is_empty() { "none: the answer is not stored" } else { "forgotten" }
         }
