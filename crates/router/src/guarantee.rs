@@ -88,6 +88,12 @@ impl LabelledPrompt {
     }
 }
 
+/// True where one model is shown to keep all of another's quality.
+pub(crate) fn keeps_all(prompts: &[LabelledPrompt], other: usize, model: usize) -> bool {
+    const CONFIDENCE: f64 = 0.9;
+    keeps(prompts, &vec![model; prompts.len()], other, 1.0, deviations(CONFIDENCE))
+}
+
 /// True where the lower end of the one-sided interval of the quality kept is not under what is promised.
 fn keeps(prompts: &[LabelledPrompt], served: &[usize], baseline: usize, quality_min: f64, deviations: f64) -> bool {
     let count = prompts.len() as f64 + ASSUMED;

@@ -2,6 +2,7 @@
 //! randomness.
 
 mod decide;
+mod dominance;
 mod endpoints;
 mod features;
 mod guarantee;
@@ -15,6 +16,7 @@ mod rules;
 mod verify;
 
 pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Trial, Wanted, decide, estimate_tokens};
+pub use dominance::Dominated;
 pub use endpoints::{Lot, Suffixes, parameters};
 pub use features::{DENSE_COUNT, FEATURES_VERSION, Features, SPARSE_COUNT};
 pub use guarantee::{Guarantee, LabelledPrompt};

@@ -1,5 +1,6 @@
 //! Policies: which models a request may go to, what they are measured against and how much quality must stay.
 
+use crate::dominance::Dominated;
 use crate::guarantee::Guarantee;
 use crate::predictor::Predictor;
 use crate::rule::{Rule, RuleConfig};
@@ -128,6 +129,19 @@ impl Policy {
         let labelled = predictor.labelled(&models, |at, input, output| cost(&models[at], input, output));
         let guarantee = Guarantee::choose(&labelled, 0, self.quality_min, CONFIDENCE);
         Self { guarantee: Some(guarantee), ..self }
+    }
+
+    /// Candidates that labels show to be superfluous, each with the one that makes it so.
+    pub fn dominated(&self, predictor: &Predictor, cost: impl Fn(&str, u64, u64) -> f64) -> Vec<Dominated> {
+        let known: Vec<&String> = self.candidates.iter().filter(|id| predictor.knows(id)).collect();
+        let by_any = |model: &&String| {
+            known.iter().filter(|by| **by != *model).find_map(|by| {
+                let pair = [(*model).clone(), (*by).clone()];
+                let prompts = predictor.labelled(&pair, |at, input, output| cost(&pair[at], input, output));
+                Dominated::of((&pair[0], &pair[1]), &prompts)
+            })
+        };
+        known.iter().filter_map(by_any).collect()
     }
 
     /// A policy that keeps a share of the baseline's quality, and nothing else.

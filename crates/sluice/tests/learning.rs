@@ -136,6 +136,8 @@ fn scores_become_an_artefact_beside_the_running_gateway_and_by_hand_and_the_one_
     let trained = run(&["train", "router", "--log", "log.jsonl", "--out", "own.json"]);
     assert!(trained.0 == Some(0) && trained.1.contains("sim/small: 100 labels"), "{trained:?}");
     assert!(folder.path().join("own.json.1").is_file(), "the one before is kept");
+    let card = std::fs::read_to_string(folder.path().join("own.card.md")).expect("a card");
+    assert!(card.contains("| sim/small | 100 |") && card.contains("100 labelled prompts"), "{card}");
     std::fs::write(folder.path().join("bad.jsonl"), "{\"generation_id\": \"x\", \"score\": 2}\n").expect("written");
     let refused = run(&["train", "router", "--log", "log.jsonl", "--labels", "bad.jsonl", "--out", "other.json"]);
     assert!(refused.0 == Some(2) && refused.1.contains("use a number from 0 to 1"), "{refused:?}");

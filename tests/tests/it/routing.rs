@@ -201,6 +201,26 @@ async fn propensities_can_be_recomputed_from_the_traces_of_what_was_served() {
 }
 
 #[tokio::test]
+async fn a_candidate_that_another_makes_superfluous_is_named_with_what_shows_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut rows = labels(200);
+    for row in &mut rows {
+        let score = row.outcomes["acme/small"].0;
+        row.outcomes.insert("acme/large".to_owned(), Outcome(score * 0.5, Some(20.0), None));
+    }
+    let onto = Predictor::shipped().expect("an artefact").artefact().clone();
+    let prompts = prepare_prompts(rows, None, |_| ()).await.expect("prompts");
+    let path = folder.path().join("own.json");
+    std::fs::write(&path, serde_json::to_string(&add_heads(&prompts, onto, || ())).expect("JSON")).expect("written");
+    let stack = Stack::start(&config()).await;
+    let notices = stack.checked(&format!("{}[router]\nartefact = {path:?}\n", config())).notices;
+    let said = notices.iter().find(|notice| notice.contains("can be left out")).expect("it is named");
+    assert!(said.contains("policy `saver`: `acme/large` scores 0.250 and `acme/small` 0.500 at 6 %"), "{said}");
+    assert!(said.contains("n = 200"), "{said}");
+    assert!(!stack.checked(&config()).notices.iter().any(|notice| notice.contains("can be left out")), "no labels");
+}
+
+#[tokio::test]
 async fn what_was_learned_with_another_embedder_promises_nothing() {
     let promising = config().replace("quality_min = 0.5", "quality_min = 0.95\nguarantee = true");
     let folder = tempfile::tempdir().expect("a folder");

@@ -71,6 +71,10 @@ impl ConfigFile {
                         notices
                             .push(format!("policy `{name}`: `{pattern}` in a rule covers nothing that can be reached"));
                     }
+                    let dominated = predictor.map(|predictor| {
+                        policy.dominated(predictor, |model, input, output| cost(catalog, model, input, output))
+                    });
+                    notices.extend(dominated.iter().flatten().map(|found| format!("policy `{name}`: {found}")));
                     let policy = match predictor.filter(|_| config.guarantee) {
                         None => policy,
                         Some(predictor) => promising(policy, predictor, catalog, notices),
@@ -126,16 +130,18 @@ fn for_auto(catalog: &Catalog) -> Vec<String> {
 
 /// A policy with what can be promised of it, at the prices of the moment.
 fn promising(policy: Policy, predictor: &Predictor, catalog: &Catalog, notices: &mut Vec<String>) -> Policy {
-    let cost = |model: &str, input: u64, output: u64| {
-        let usage = Usage { input_tokens: input, output_tokens: output, ..Usage::default() };
-        let found = catalog.find(model);
-        let costs = found.iter().flat_map(|found| &found.model.endpoints).map(|endpoint| endpoint.price.cost(usage));
-        costs.min().map_or(f64::INFINITY, |cost| cost.as_usd())
-    };
-    let policy = policy.with_guarantee(predictor, cost);
+    let policy = policy.with_guarantee(predictor, |model, input, output| cost(catalog, model, input, output));
     let said = policy.guarantee.map(|guarantee| guarantee.statement()).unwrap_or_default();
     notices.push(format!("policy `{}`: {said}", policy.name));
     policy
+}
+
+/// What a model's cheapest endpoint takes for so many tokens, in dollars.
+fn cost(catalog: &Catalog, model: &str, input_tokens: u64, output_tokens: u64) -> f64 {
+    let usage = Usage { input_tokens, output_tokens, ..Usage::default() };
+    let found = catalog.find(model);
+    let costs = found.iter().flat_map(|found| &found.model.endpoints).map(|endpoint| endpoint.price.cost(usage));
+    costs.min().map_or(f64::INFINITY, |cost| cost.as_usd())
 }
 
 /// A policy without candidates that a provider has withdrawn since it was written, as long as another is left: a refresh of

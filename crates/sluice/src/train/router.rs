@@ -54,7 +54,28 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<(), Failure> {
     std::fs::write(&beside, json + "\n")?;
     std::fs::rename(&beside, &out)?;
     println!("{} written", out.display());
+    if arguments.data.is_none() {
+        let card = out.with_extension("card.md");
+        std::fs::write(&card, card_of(&artefact))?;
+        println!("{} says what it is made of", card.display());
+    }
     Ok(())
+}
+
+/// What an artefact was made of, for whoever finds it.
+fn card_of(artefact: &Artefact) -> String {
+    let models: String =
+        artefact.heads.iter().map(|(model, heads)| format!("| {model} | {} |\n", heads.labels)).collect();
+    format!(
+        "# Router artefact\n\nMade by `sluice train router` {} on {}. Features version {}; vectors of {}; on top of the shipped prior.\n\
+         {} labelled prompts, predicted by heads that had not seen them, are in it for promises of quality: scores and expectations \
+         only. It holds weights of hashed words, no text.\n\n| model | scored answers |\n|---|---:|\n{models}",
+        env!("CARGO_PKG_VERSION"),
+        jiff::Timestamp::now().strftime("%F %R UTC"),
+        artefact.features_version,
+        artefact.embedder.as_deref().unwrap_or("no embedder"),
+        artefact.calibration.len(),
+    )
 }
 
 /// Artefacts kept besides the latest, `own.json.1` being the one before it.
