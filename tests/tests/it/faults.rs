@@ -173,6 +173,9 @@ calls that brought nothing are booked at an estimate where the provider was at w
 |---|---|---|---|---|---:|---|
 ";
 
+/// More rows that differ are no matter of a busy machine.
+const RUN_AGAIN_MAX: usize = 4;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_matrix_of_faults_is_what_the_documentation_says() {
     let troubles = Trouble::all();
@@ -199,11 +202,19 @@ async fn the_matrix_of_faults_is_what_the_documentation_says() {
         let place = troubles.iter().position(|trouble| *trouble == row.case.trouble);
         (place, row.case.is_stream, row.case.has_second)
     });
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs/faults.md");
+    // A busy machine can miss a deadline: the few rows that differ are run once more, each by itself.
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    let differing: Vec<usize> = (0..rows.len()).filter(|at| !known.contains(&rows[*at].line())).collect();
+    if differing.len() <= RUN_AGAIN_MAX {
+        for at in differing {
+            rows[at] = run(rows[at].case).await;
+        }
+    }
     rows.iter().for_each(Row::check);
     let table: String = rows.iter().map(Row::line).collect();
     let document = format!("{INTRODUCTION}{table}");
     println!("{document}");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs/faults.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &document).expect("docs/faults.md");
     }
