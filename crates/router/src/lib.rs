@@ -13,6 +13,7 @@ mod rank;
 mod rule;
 #[cfg(test)]
 mod rules;
+mod schema;
 mod verify;
 
 pub use decide::{Candidate, Offer, Question, Rejected, Route, Sticky, Trial, Wanted, decide, estimate_tokens};
@@ -24,4 +25,5 @@ pub use head::{Head, Heads, LABELS_MIN};
 pub use policy::{Evidence, Example, Order, Policy, PolicyConfig, PolicyError};
 pub use predictor::{Artefact, Calibrated, Predictor, PredictorError, prior_ability, probability};
 pub use rule::{Applied, Asker, Rule, RuleConfig, permits};
+pub use schema::Schema;
 pub use verify::{Cascade, Check};

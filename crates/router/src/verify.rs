@@ -1,6 +1,7 @@
 //! Whether an answer can be checked without another model, and the check: a JSON schema, calls of the request's own tools, or
 //! two samples that come to the same end. Refused, empty and cut answers pass none.
 
+use crate::schema::{CHECKED_BYTES_MAX, Schema};
 use protocol::{ChatRequest, Reply};
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,25 +22,14 @@ pub enum Check {
     /// It is a JSON object.
     Object,
     /// It is JSON that fits the schema.
-    Schema(Value),
+    Schema(Schema),
     /// It calls tools of these names with arguments that fit their schemas.
-    Calls(Vec<(String, Value)>),
+    Calls(Vec<(String, Schema)>),
     /// Two samples end with the same choice.
     Choice,
     /// Two samples end with the same number.
     Number,
 }
-
-/// Longer answers are not checked, nor is what would take more steps: places of a schema, its references followed, times bytes
-/// of an answer. About half a second at the worst.
-const CHECKED_BYTES_MAX: usize = 64 * 1024;
-const STEPS_MAX: usize = 20_000_000;
-/// Larger schemas are not checked, their references followed; those that refer to themselves have no end.
-const SCHEMA_PLACES_MAX: usize = 2_000;
-const SCHEMA_DEPTH_MAX: usize = 64;
-/// Patterns of a schema, and the bytes of one: what they are compiled to can be large.
-const PATTERNS_MAX: usize = 8;
-const PATTERN_BYTES_MAX: usize = 64;
 
 impl Check {
     /// How the answer to a request can be checked, as far as a policy wants it; `None` where it cannot.
@@ -53,7 +43,7 @@ impl Check {
         let format = request.response_format.as_ref().map(|format| (&format["type"], &format["json_schema"]["schema"]));
         match format {
             Some((kind, schema)) if kind == "json_schema" && schema.is_object() => {
-                return compiled(schema).is_some().then(|| Self::Schema(schema.clone()));
+                return Schema::of(schema).map(Self::Schema);
             }
             Some((kind, _)) if kind == "json_object" => return Some(Self::Object),
             Some((kind, _)) if kind != "text" => return None,
@@ -87,7 +77,7 @@ impl Check {
         let tool = |tool: &Value| {
             let (name, parameters) = (tool["function"]["name"].as_str()?, &tool["function"]["parameters"]);
             let schema = if parameters.is_object() { parameters.clone() } else { Value::Bool(true) };
-            compiled(&schema).map(|_| (name.to_owned(), schema))
+            Schema::of(&schema).map(|schema| (name.to_owned(), schema))
         };
         wanted.into_iter().map(tool).collect::<Option<Vec<_>>>().map(Self::Calls)
     }
@@ -134,7 +124,7 @@ impl Check {
         let is_object = || serde_json::from_str::<Value>(text).is_ok_and(|value| value.is_object());
         match self {
             Self::Object => is_object().then_some(()).ok_or_else(|| "no JSON object".to_owned()),
-            Self::Schema(schema) => fits(schema, text),
+            Self::Schema(schema) => schema.fits(text),
             Self::Calls(_) => Ok(()),
             Self::Choice | Self::Number => self.end_of(text).map(|_| ()).ok_or_else(|| "comes to no end".to_owned()),
         }
@@ -150,7 +140,10 @@ impl Check {
     }
 }
 
-fn called_well(tools: &[(String, Value)], calls: &[Value]) -> Result<(), String> {
+/// Tools of which one must be called; among more nothing is checked.
+const TOOLS_MAX: usize = 32;
+
+fn called_well(tools: &[(String, Schema)], calls: &[Value]) -> Result<(), String> {
     if calls.is_empty() {
         return Err("no tool is called".to_owned());
     }
@@ -159,94 +152,10 @@ fn called_well(tools: &[(String, Value)], calls: &[Value]) -> Result<(), String>
         let known = tools.iter().find(|(tool, _)| Some(tool.as_str()) == name);
         let (name, schema) = known.ok_or_else(|| format!("calls `{}`, which is no tool", name.unwrap_or_default()))?;
         let arguments = arguments.unwrap_or_default();
-        if arguments.len() > CHECKED_BYTES_MAX {
-            return Err("arguments too long to be checked".to_owned());
-        }
         let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-        fits(schema, arguments).map_err(|problem| format!("the arguments of {name}: {problem}"))?;
+        schema.fits(arguments).map_err(|problem| format!("the arguments of {name}: {problem}"))?;
     }
     Ok(())
-}
-
-/// Refuses every address: a schema must stand on its own.
-struct NoAddresses;
-
-impl boon::UrlLoader for NoAddresses {
-    fn load(&self, url: &str) -> Result<Value, Box<dyn std::error::Error>> {
-        Err(format!("{url} is not looked up").into())
-    }
-}
-
-/// Tools of which one must be called; among more nothing is checked.
-const TOOLS_MAX: usize = 32;
-const PLACE: &str = "sluice:schema";
-
-/// How many places a schema has, its references followed; `None` where it has too many, or a reference leads elsewhere.
-fn places(schema: &Value) -> Option<usize> {
-    let mut left = Left { places: SCHEMA_PLACES_MAX, patterns: PATTERNS_MAX };
-    left.walk(schema, schema, 0)?;
-    Some(SCHEMA_PLACES_MAX - left.places)
-}
-
-/// What a schema may still have.
-struct Left {
-    places: usize,
-    patterns: usize,
-}
-
-impl Left {
-    fn walk(&mut self, root: &Value, at: &Value, depth: usize) -> Option<()> {
-        self.places = self.places.checked_sub(1).filter(|_| depth <= SCHEMA_DEPTH_MAX)?;
-        match at {
-            Value::Array(items) => items.iter().try_for_each(|item| self.walk(root, item, depth + 1)),
-            Value::Object(fields) => {
-                fields.iter().try_for_each(|(name, value)| self.field(root, name, value, depth + 1))
-            }
-            _ => Some(()),
-        }
-    }
-
-    fn field(&mut self, root: &Value, name: &str, value: &Value, depth: usize) -> Option<()> {
-        match (name, value) {
-            // Names of other places, by which references could lead there.
-            ("$dynamicRef" | "$recursiveRef" | "$id" | "$anchor" | "$dynamicAnchor", Value::String(_)) => None,
-            ("$ref", Value::String(place)) => self.walk(root, root.pointer(place.strip_prefix('#')?)?, depth),
-            ("pattern", Value::String(pattern)) => self.pattern(pattern),
-            ("patternProperties", Value::Object(by_pattern)) => {
-                by_pattern.keys().try_for_each(|pattern| self.pattern(pattern))?;
-                self.walk(root, value, depth)
-            }
-            _ => self.walk(root, value, depth),
-        }
-    }
-
-    fn pattern(&mut self, pattern: &str) -> Option<()> {
-        self.patterns = self.patterns.checked_sub(1).filter(|_| pattern.len() <= PATTERN_BYTES_MAX)?;
-        Some(())
-    }
-}
-
-/// A schema ready to be asked; `None` where it is none, or needs another one from elsewhere.
-fn compiled(schema: &Value) -> Option<(boon::Schemas, boon::SchemaIndex)> {
-    places(schema)?;
-    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
-    compiler.use_loader(Box::new(NoAddresses));
-    compiler.add_resource(PLACE, schema.clone()).ok()?;
-    let index = compiler.compile(PLACE, &mut schemas).ok()?;
-    Some((schemas, index))
-}
-
-fn fits(schema: &Value, text: &str) -> Result<(), String> {
-    if places(schema).is_none_or(|places| places * text.len() > STEPS_MAX) {
-        return Err("too long to be checked".to_owned());
-    }
-    let instance: Value = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
-    let (schemas, index) = compiled(schema).ok_or("the schema is none")?;
-    let problem = |error: boon::ValidationError| {
-        let place = error.causes.first().map(|cause| cause.instance_location.to_string()).unwrap_or_default();
-        format!("does not fit the schema at `{place}`")
-    };
-    schemas.validate(&instance, index).map_err(problem)
 }
 
 /// How refusals begin, lower-case, with straight apostrophes.
@@ -462,7 +371,10 @@ mod tests {
         };
         let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
         let format = |schema: &Value| json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
-        assert_eq!(check(with("response_format", format(&schema)), Cascade::Form), Some(Check::Schema(schema)));
+        assert_eq!(
+            check(with("response_format", format(&schema)), Cascade::Form),
+            Schema::of(&schema).map(Check::Schema)
+        );
         assert_eq!(check(with("response_format", json!({"type": "json_object"})), Cascade::Form), Some(Check::Object));
         // What is no schema, or looks elsewhere, is not checked.
         for bad in [
@@ -495,31 +407,5 @@ mod tests {
             body[name] = value;
             assert_eq!(check(body, Cascade::Agreement), None, "{name}");
         }
-    }
-
-    #[test]
-    fn schemas_that_unfold_without_end_are_not_checked_and_take_no_time() {
-        let doubling: serde_json::Map<String, Value> = (0..40)
-            .map(|at| {
-                let next = json!({"$ref": format!("#/$defs/a{}", at + 1)});
-                (format!("a{at}"), json!({"allOf": [next, next]}))
-            })
-            .chain([("a40".to_owned(), json!({"type": "string"}))])
-            .collect();
-        let chain: serde_json::Map<String, Value> = (0..5_000)
-            .map(|at| (format!("a{at}"), json!({"$ref": format!("#/$defs/a{}", at + 1)})))
-            .chain([("a5000".to_owned(), json!(true))])
-            .collect();
-        let begun = std::time::Instant::now();
-        for defs in [doubling, chain] {
-            assert_eq!(places(&json!({"$ref": "#/$defs/a0", "$defs": defs})), None);
-        }
-        let patterns: serde_json::Map<String, Value> =
-            (0..9).map(|at| (at.to_string(), json!({"pattern": "x"}))).collect();
-        assert_eq!(places(&json!({ "properties": patterns })), None);
-        assert_eq!(places(&json!({"pattern": "x".repeat(65)})), None);
-        let small = json!({"type": "object", "properties": {"a": {"$ref": "#/properties/b"}, "b": {}}});
-        assert_eq!(places(&small), Some(6));
-        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::stack::{Stack, endpoints, eventually, question, streamed};
 use protocol::Reply;
-use router::Check;
+use router::{Check, Schema};
 use serde_json::{Value, json};
 use simulator::{Answers, KnownAnswer, Row, SimulatedModel, Simulator};
 use tokio::net::TcpListener;
@@ -191,8 +191,10 @@ impl Labelled {
         };
         let name = |tool: &Value| tool["function"]["name"].as_str().unwrap_or_default().to_owned();
         match self.check.as_str() {
-            "schema" => Check::Schema(self.schema.clone()),
-            "calls" => Check::Calls(self.tools.iter().map(|tool| (name(tool), parameters(tool))).collect()),
+            "schema" => Check::Schema(Schema::of(&self.schema).expect("a schema")),
+            "calls" => Check::Calls(
+                self.tools.iter().map(|tool| (name(tool), Schema::of(&parameters(tool)).expect("a schema"))).collect(),
+            ),
             "number" => Check::Number,
             "choice" => Check::Choice,
             other => panic!("{other}"),
