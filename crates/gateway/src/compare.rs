@@ -8,9 +8,9 @@ use crate::pipeline::{self, Asked, Named, Purpose};
 use crate::relay;
 use crate::served::Served;
 use crate::spending::Reserved;
+use crate::telemetry;
 use bytes::Bytes;
 use catalog::{Endpoint, Keeping, NanoUsd};
-use metrics::counter;
 use protocol::{ChatRequest, Reply};
 use providers::Call;
 use rand::Rng;
@@ -73,7 +73,7 @@ pub(crate) fn draw(app: &App, asked: &Asked, route: &Route, answered: &Call) -> 
     let limit = NanoUsd::from_usd(config.usd_per_day_max).unwrap_or_default();
     let reserved = app.spending.reserve(bound(app, asked, route, &models)?, limit);
     if reserved.is_none() {
-        counter!("sluice_comparisons_total", "outcome" => "over budget").increment(1);
+        telemetry::compared("over budget", NanoUsd::ZERO);
     }
     Some(Comparison { chance: config.share, models, reserved: reserved?, was_on_trial: answered.on_trial })
 }
@@ -114,9 +114,7 @@ pub(crate) fn run(app: &App, asked: &Arc<Asked>, mut comparison: Comparison, ser
     let (app, asked, served) = (app.clone(), Arc::clone(asked), Arc::clone(served));
     tokio::spawn(async move {
         let outcome = compare(&app, &asked, &mut comparison, &served).await;
-        counter!("sluice_comparisons_total", "outcome" => outcome.unwrap_or_else(|reason| reason)).increment(1);
-        let spent = u64::try_from(comparison.reserved.spent.0).unwrap_or(0);
-        counter!("sluice_comparison_cost_nano_usd_total").increment(spent);
+        telemetry::compared(outcome.unwrap_or_else(|reason| reason), comparison.reserved.spent);
     });
 }
 
@@ -193,18 +191,14 @@ async fn judged(
     let resolved = pipeline::resolve(app, caller, request, Instant::now()).map_err(|_| "no judge")?;
     let resolved = resolved.for_the_sake_of(asked, Purpose::Judgement);
     let verdict = ask(app, resolved, reserved).await.ok_or("no verdict")?;
-    let text = verdict.reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default();
-    let scores = read_verdict(text, answers.len()).ok_or("a verdict that cannot be read")?;
+    let scores = read_verdict(verdict.reply.first_text(), answers.len()).ok_or("a verdict that cannot be read")?;
     Ok(answers.iter().map(|answer| answer.id.clone()).zip(scores).collect())
 }
 
 /// The judge's request, with every demand that the client's has of who may see it.
 fn judge_request(request: &ChatRequest, judge: &str, answers: &[Answer]) -> Option<ChatRequest> {
     let parsed = |name: &str| serde_json::from_str::<Value>(&request.field_json(name)?).ok();
-    let texts: Vec<&str> = answers
-        .iter()
-        .filter_map(|answer| answer.reply.choices.first().and_then(|choice| choice.message.content.as_deref()))
-        .collect();
+    let texts: Vec<&str> = answers.iter().map(|answer| answer.reply.first_text()).collect();
     let shown = json!({"conversation": parsed("messages")?, "answers": texts}).to_string();
     let mut body = json!({
         "model": judge,

@@ -2,9 +2,9 @@
 
 use crate::pipeline::{Asked, Purpose};
 use crate::served::Served;
+use crate::telemetry;
 use database::{Content, ContentFile, DatabaseError, Score};
 use ledger::now_ms;
-use metrics::counter;
 use protocol::DataCollection;
 use serde::Deserialize;
 use std::path::Path;
@@ -76,12 +76,11 @@ impl Contents {
 
     /// Keeps prompt and answer of a request that was served afresh.
     pub(crate) fn keep(&self, asked: &Asked, served: &Served) {
-        let Some(message) = served.reply.choices.first().map(|choice| &choice.message) else { return };
-        let answer = message.content.clone().unwrap_or_default();
+        let answer = served.reply.first_text().to_owned();
         let messages = asked.request.field_json("messages").unwrap_or_default();
         let question = asked.request.last_user_text().unwrap_or_default().into_owned();
         if messages.len() + question.len() + answer.len() > CONTENT_BYTES_MAX {
-            counter!("sluice_contents_dropped_total", "reason" => "too long").increment(1);
+            telemetry::contents_dropped("too long", 1);
             return;
         }
         let content = Content {
@@ -99,7 +98,7 @@ impl Contents {
             source_id: asked.shadow.as_ref().map(|shadow| shadow.source.clone()).unwrap_or_default(),
         };
         if self.queue.try_send(content).is_err() {
-            counter!("sluice_contents_dropped_total", "reason" => "busy").increment(1);
+            telemetry::contents_dropped("busy", 1);
         }
     }
 
@@ -112,7 +111,7 @@ impl Contents {
             score: *score,
             created_ms: now_ms(),
         };
-        counter!("sluice_scores_total", "rater" => rater.as_str()).increment(scores.len() as u64);
+        telemetry::scored(rater.as_str(), scores.len() as u64);
         self.file.rate(&scores.iter().map(score).collect::<Vec<_>>()).await
     }
 
@@ -148,7 +147,7 @@ async fn write(file: ContentFile, mut waiting: mpsc::Receiver<Content>, life_ms:
             _ = sweep.tick() => (0, file.sweep(now_ms() - life_ms).await.map(|_| ())),
         };
         if let Err(error) = outcome {
-            counter!("sluice_contents_dropped_total", "reason" => "not stored").increment(dropped);
+            telemetry::contents_dropped("not stored", dropped);
             tracing::warn!(%error, "the content file refused a write; answers go on");
         }
     }

@@ -261,7 +261,7 @@ pub(crate) async fn says_the_same(app: &App, one: &Reply, other: &Reply) -> bool
 }
 
 fn judge(app: &App, fresh: &Reply, stored: &Reply, cosine: Option<f32>) -> Agreement {
-    let (fresh, stored) = (text_of(fresh), text_of(stored));
+    let (fresh, stored) = (fresh.first_text(), stored.first_text());
     if fresh.len().max(stored.len()) > COMPARED_BYTES_MAX {
         return if fresh == stored { Agreement::Same } else { Agreement::Unknown };
     }
@@ -270,16 +270,12 @@ fn judge(app: &App, fresh: &Reply, stored: &Reply, cosine: Option<f32>) -> Agree
 }
 
 async fn judge_by_vectors(app: &App, fresh: &Reply, stored: &Reply) -> Agreement {
-    let texts = [text_of(fresh), text_of(stored)].map(str::to_owned);
+    let texts = [fresh.first_text(), stored.first_text()].map(str::to_owned);
     let [fresh_text, stored_text] = texts;
     match (embed(app, fresh_text, PATIENCE).await, embed(app, stored_text, PATIENCE).await) {
         (Ok(a), Ok(b)) => judge(app, fresh, stored, Some(cache::cosine_of(&a, &b))),
         _ => Agreement::Unknown,
     }
-}
-
-fn text_of(reply: &Reply) -> &str {
-    reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default()
 }
 
 fn teach(app: &App, owner: &Owner, asked: (&Question, &Look), is_right: bool, evidence: Evidence) {

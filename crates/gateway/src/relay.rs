@@ -264,8 +264,7 @@ async fn first_success(
 /// come to as well.
 fn verified(trial: &Trial, reply: &Reply, samples: &Mutex<Vec<String>>) -> Result<(), String> {
     trial.check.passes(reply)?;
-    let text = reply.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default();
-    let Some(end) = trial.check.end_of(text) else { return Ok(()) };
+    let Some(end) = trial.check.end_of(reply.first_text()) else { return Ok(()) };
     let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
     samples.push(end);
     match samples.as_slice() {

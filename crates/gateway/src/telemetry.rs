@@ -81,6 +81,22 @@ pub(crate) fn audited(cost: NanoUsd) {
     counter!("sluice_audit_cost_nano_usd_total").increment(u64::try_from(cost.0).unwrap_or(0));
 }
 
+/// How a comparison ended and what it cost; one that is over budget was not begun.
+pub(crate) fn compared(outcome: &'static str, cost: NanoUsd) {
+    counter!("sluice_comparisons_total", "outcome" => outcome).increment(1);
+    counter!("sluice_comparison_cost_nano_usd_total").increment(u64::try_from(cost.0).unwrap_or(0));
+}
+
+/// Prompts and answers that were to be kept and are not.
+pub(crate) fn contents_dropped(reason: &'static str, count: u64) {
+    counter!("sluice_contents_dropped_total", "reason" => reason).increment(count);
+}
+
+/// Answers that somebody scored.
+pub(crate) fn scored(rater: &'static str, count: u64) {
+    counter!("sluice_scores_total", "rater" => rater).increment(count);
+}
+
 pub(crate) fn cache_sizes(sizes: cache::Sizes) {
     gauge!("sluice_cache_entries", "level" => "exact").set(sizes.answers as f64);
     if let Some(prompts) = sizes.prompts {

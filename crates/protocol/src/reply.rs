@@ -75,6 +75,11 @@ impl Reply {
         self.choices.iter().map(made).sum()
     }
 
+    /// The text of the first choice; empty where it has none.
+    pub fn first_text(&self) -> &str {
+        self.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default()
+    }
+
     /// True where no choice says anything and none says why it ended: an answer of nothing.
     pub fn is_empty(&self) -> bool {
         self.choices.iter().all(|choice| {
