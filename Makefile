@@ -4,12 +4,12 @@ CARGO_FLAGS ?=
 RUNTIME := .runtime/stamp
 VENV := .venv/stamp
 
-.PHONY: run test bench fire tools runtime venv
+.PHONY: run test bench fire tools runtime venv postgres
 
 run: tools runtime
 	cargo run --package sluice $(CARGO_FLAGS) -- serve
 
-test: tools runtime venv
+test: tools runtime venv postgres
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- --deny warnings
 	cargo test --workspace $(CARGO_FLAGS)
@@ -30,6 +30,13 @@ tools:
 	@command -v cc >/dev/null || { echo "missing: a C compiler (cc), for SQLite"; exit 1; }
 	@command -v python3 >/dev/null || { echo "missing: python3"; exit 1; }
 	@python3 -m pip --version >/dev/null 2>&1 || { echo "missing: pip for python3"; exit 1; }
+
+# Both stores are tested; SLUICE_TEST_POSTGRES=postgres://USER@HOST:PORT names a server that is there already.
+postgres:
+	@test -n "$$SLUICE_TEST_POSTGRES" || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ export DEBIAN_FRONTEND=noninteractive; as=$$(test $$(id -u) = 0 || echo sudo); \
+	$$as apt-get update -q && $$as apt-get install -qy --no-install-recommends postgresql; } || \
+	{ echo "missing: PostgreSQL (initdb, postgres, psql), for the tests of that store"; exit 1; }
 
 runtime: $(RUNTIME)
 $(RUNTIME): models/fetch_runtime.py

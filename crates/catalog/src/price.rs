@@ -67,6 +67,19 @@ impl Rates {
         }
     }
 
+    /// Each rate and `nano_per_mtok` on top.
+    fn raised(self, nano_per_mtok: u64) -> Self {
+        let raise = |rate: u64| rate.saturating_add(nano_per_mtok);
+        Self {
+            input: raise(self.input),
+            cache_read: raise(self.cache_read),
+            cache_write: raise(self.cache_write),
+            cache_write_1h: raise(self.cache_write_1h),
+            output: raise(self.output),
+            output_thinking: raise(self.output_thinking),
+        }
+    }
+
     fn cost(&self, usage: Usage) -> NanoUsd {
         let output = if usage.reasoning_tokens > 0 { self.output_thinking } else { self.output };
         times(usage.input_tokens, self.input)
@@ -94,6 +107,12 @@ impl Price {
     pub fn scaled(&self, share: f64) -> Self {
         let tiers = self.tiers.iter().map(|tier| Tier { rates: tier.rates.scaled(share), ..*tier });
         Self { base: self.base.scaled(share), tiers: tiers.collect() }
+    }
+
+    /// All rates with so many nano-dollars for a million tokens on top.
+    pub fn raised(&self, nano_per_mtok: u64) -> Self {
+        let tiers = self.tiers.iter().map(|tier| Tier { rates: tier.rates.raised(nano_per_mtok), ..*tier });
+        Self { base: self.base.raised(nano_per_mtok), tiers: tiers.collect() }
     }
 
     /// The rates of a prompt of so many tokens.

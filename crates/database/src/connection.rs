@@ -1,14 +1,21 @@
-//! Opening a database file: pragmas, pools, migrations.
+//! Opening a store: addresses, pragmas, pools, migrations.
 
+use crate::store::Store;
 use serde::Deserialize;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 use thiserror::Error;
 
 /// Another process may hold the file for a moment; after this the file counts as away.
 const BUSY: Duration = Duration::from_secs(1);
+/// A server that does not answer within this counts as away.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+const CONNECTIONS_MAX: u32 = 16;
 /// SQLite's default page.
 const PAGE_BYTES: u64 = 4_096;
 
@@ -18,18 +25,75 @@ static MONEY: Migrator = sqlx::migrate!("migrations/money");
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
-    /// `sqlite://PATH`; the cache's file lies beside it.
-    #[serde(default = "url")]
-    pub url: String,
+    #[serde(default)]
+    pub url: DatabaseUrl,
+    /// With PostgreSQL, where this gateway keeps what is its own: the cache, the journal of an outage.
+    #[serde(default = "folder")]
+    pub folder: PathBuf,
     /// What a reservation survives before its answer is released.
     #[serde(default)]
     pub durability: Durability,
     /// What known keys may spend while the database is away; 0 serves nothing that costs money then.
     #[serde(default)]
     pub outage_spend_max_usd: f64,
-    /// The most that the money file may grow to; without it, the disk is the limit.
+    /// The most that the money file may grow to; without it, the disk is the limit. SQLite only.
     #[serde(default)]
     pub bytes_max: Option<u64>,
+}
+
+/// Where money and access are kept: `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/NAME`. It can hold a password, so it
+/// shows itself without.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// Of any text; whether it can be used is seen when it is opened.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The path of a `sqlite://` URL.
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        self.0.strip_prefix("sqlite://").filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// True for a `postgres://` URL.
+    pub fn is_postgres(&self) -> bool {
+        self.0.starts_with("postgres://") || self.0.starts_with("postgresql://")
+    }
+
+    /// What is wrong with it, where something is.
+    pub fn problem(&self) -> Option<String> {
+        if self.is_postgres() {
+            let parsed = PgConnectOptions::from_str(&self.0);
+            return parsed.err().map(|error| format!("`{self}` cannot be read: {error}"));
+        }
+        let form = || format!("`{self}` is not of the form sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME");
+        self.sqlite_path().is_none().then(form)
+    }
+}
+
+impl Default for DatabaseUrl {
+    fn default() -> Self {
+        Self("sqlite://data/sluice.db".to_owned())
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.split_once("://").and_then(|(scheme, rest)| {
+            let (_, host) = rest.rsplit_once('@')?;
+            Some(format!("{scheme}://…@{host}"))
+        });
+        let shown = shown.unwrap_or_else(|| self.0.clone());
+        formatter.write_str(shown.split('?').next().unwrap_or_default()) // parameters can hold a password too
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{self}")
+    }
 }
 
 /// What a stored reservation survives.
@@ -43,19 +107,32 @@ pub enum Durability {
     Power,
 }
 
-fn url() -> String {
-    "sqlite://data/sluice.db".to_owned()
+fn folder() -> PathBuf {
+    PathBuf::from("data")
 }
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: url(), durability: Durability::default(), outage_spend_max_usd: 0.0, bytes_max: None }
+        Self {
+            url: DatabaseUrl::default(),
+            folder: folder(),
+            durability: Durability::default(),
+            outage_spend_max_usd: 0.0,
+            bytes_max: None,
+        }
     }
 }
 
-/// The path of a `sqlite://` URL; `None` for any other.
-pub fn sqlite_path(url: &str) -> Option<PathBuf> {
-    url.strip_prefix("sqlite://").filter(|path| !path.is_empty()).map(PathBuf::from)
+impl DatabaseConfig {
+    /// Everything by default, in a file at `path`.
+    pub fn sqlite(path: &Path) -> Self {
+        Self { url: DatabaseUrl::new(format!("sqlite://{}", path.display())), ..Self::default() }
+    }
+
+    /// The money file; with PostgreSQL, where it would lie. What belongs to this gateway alone lies beside it.
+    pub fn local_path(&self) -> PathBuf {
+        self.url.sqlite_path().unwrap_or_else(|| self.folder.join("sluice.db"))
+    }
 }
 
 /// Where the cache's own file lies for a money file at `path`: `data/sluice.db` → `data/sluice-cache.db`.
@@ -83,14 +160,22 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 pub enum DatabaseError {
     #[error("cannot create the folder {path}: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
-    #[error("cannot open {path}: {source}")]
-    Open { path: PathBuf, source: sqlx::Error },
-    #[error("cannot bring {path} up to date: {source}; was it written by a newer version?")]
-    Migrate { path: PathBuf, source: sqlx::migrate::MigrateError },
+    #[error("cannot open {place}: {source}")]
+    Open { place: String, source: sqlx::Error },
+    #[error(
+        "{place} was written by a newer version of sluice (its schema has step {version}); nothing was changed. Start that \
+         version, or restore a backup"
+    )]
+    Newer { place: String, version: i64 },
+    #[error("cannot bring {place} up to date: {source}; nothing was changed")]
+    Migrate { place: String, source: MigrateError },
     #[error("the disk is full")]
     StorageFull,
     #[error("the database is away")]
     Away,
+    /// Others took this gateway for dead and settled what it had open.
+    #[error("the database does not know this gateway any more")]
+    Fenced,
     #[error("the journal cannot be used: {0}")]
     Journal(std::io::Error),
     #[error("the database refused a query: {0}")]
@@ -98,7 +183,7 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
-    /// The same error for another waiter; the cause is kept as text, but for a full disk, which callers branch on.
+    /// The same error for another waiter; the cause is kept as text, but for what callers branch on.
     pub fn repeat(&self) -> Self {
         if self.is_storage_full() {
             return Self::StorageFull;
@@ -114,43 +199,49 @@ impl DatabaseError {
     /// True where the disk is full.
     pub fn is_storage_full(&self) -> bool {
         const SQLITE_FULL: &str = "13"; // sqlite.org/rescode.html#full
+        const POSTGRES_FULL: &str = "53100"; // postgresql.org/docs/15/errcodes-appendix.html
         match self {
             Self::StorageFull => true,
             Self::Journal(error) => error.kind() == std::io::ErrorKind::StorageFull,
-            Self::Query(sqlx::Error::Database(error)) => error.code().as_deref() == Some(SQLITE_FULL),
+            Self::Query(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code == SQLITE_FULL || code == POSTGRES_FULL)
+            }
             _ => false,
         }
     }
 }
 
-/// The money file: tenants, keys, reservations and generations.
+/// Money and access: tenants, keys, budgets, reservations, generations, the ledger.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// One connection, so that SQLite never answers "busy" to ourselves.
-    pub(crate) write: SqlitePool,
-    pub(crate) read: SqlitePool,
+    pub(crate) store: Store,
     durability: Durability,
-    wal: PathBuf,
+    /// What is flushed to survive the loss of power; PostgreSQL does that by itself.
+    wal: Option<PathBuf>,
 }
 
 impl Database {
-    /// Opens the file, creating it and its folder where missing, and applies the migrations.
+    /// Opens a file with everything by default; see [`Database::open_with`].
     ///
     /// # Errors
     /// When the folder or file cannot be made, or its schema is newer than this binary.
     pub async fn open(path: &Path) -> Result<Self, DatabaseError> {
-        Self::open_with(path, &DatabaseConfig::default()).await
+        Self::open_with(&DatabaseConfig::sqlite(path)).await
     }
 
-    /// The same, with the durability and size that a configuration asks for.
+    /// Opens the store, creating a file and its folder where missing, and applies the migrations.
     ///
     /// # Errors
-    /// When the folder or file cannot be made, or its schema is newer than this binary.
-    pub async fn open_with(path: &Path, config: &DatabaseConfig) -> Result<Self, DatabaseError> {
-        let (write, read) = open_pools(path, &MONEY, config.bytes_max).await?;
-        let mut wal = path.as_os_str().to_owned();
+    /// When the file cannot be made, the server does not answer, or the schema is newer than this binary.
+    pub async fn open_with(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
+        let Some(path) = config.url.sqlite_path() else {
+            let store = open_postgres(&config.url, config.durability, &MONEY).await?;
+            return Ok(Self { store, durability: config.durability, wal: None });
+        };
+        let (write, read) = open_pools(&path, &MONEY, config.bytes_max).await?;
+        let mut wal = path.into_os_string();
         wal.push("-wal"); // sqlite.org/wal.html
-        Ok(Self { write, read, durability: config.durability, wal: wal.into() })
+        Ok(Self { store: Store::Sqlite { write, read }, durability: config.durability, wal: Some(wal.into()) })
     }
 
     /// What a stored reservation is meant to survive.
@@ -158,12 +249,41 @@ impl Database {
         self.durability
     }
 
-    /// Flushes everything committed so far to the disk; blocks.
+    /// True where other gateways may use the same store.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.store, Store::Postgres(_))
+    }
+
+    /// Flushes everything committed so far to the disk, where commits do not do that themselves; blocks.
     ///
     /// # Errors
     /// When the disk does not take it.
     pub fn sync(&self) -> std::io::Result<()> {
-        std::fs::File::open(&self.wal)?.sync_data()
+        self.wal.as_ref().map_or(Ok(()), |wal| std::fs::File::open(wal)?.sync_data())
+    }
+}
+
+/// Connects to a server; `migrations` bring its schema up to date.
+pub(crate) async fn open_postgres(
+    url: &DatabaseUrl,
+    durability: Durability,
+    migrations: &'static Migrator,
+) -> Result<Store, DatabaseError> {
+    let open = |source| DatabaseError::Open { place: url.to_string(), source };
+    let options = PgConnectOptions::from_str(&url.0).map_err(open)?.application_name("sluice");
+    // Where only the death of a process is to be survived, a commit need not wait for the server's disk.
+    let synchronous = if durability == Durability::Power { "on" } else { "off" };
+    let options = options.options([("synchronous_commit", synchronous), ("lock_timeout", "10s")]);
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(CONNECT_MAX);
+    let pool = pool.connect_with(options).await.map_err(open)?;
+    migrations.run(&pool).await.map_err(|source| migration_failed(url.to_string(), source))?;
+    Ok(Store::Postgres(pool))
+}
+
+fn migration_failed(place: String, source: MigrateError) -> DatabaseError {
+    match source {
+        MigrateError::VersionMissing(version) => DatabaseError::Newer { place, version },
+        source => DatabaseError::Migrate { place, source },
     }
 }
 
@@ -186,9 +306,10 @@ pub(crate) async fn open_pools(
         Some(bytes) => options.pragma("max_page_count", (bytes / PAGE_BYTES).max(1).to_string()),
         None => options,
     };
-    let open = |source| DatabaseError::Open { path: path.to_owned(), source };
+    let place = || path.display().to_string();
+    let open = |source| DatabaseError::Open { place: place(), source };
     let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
-    migrations.run(&write).await.map_err(|source| DatabaseError::Migrate { path: path.to_owned(), source })?;
+    migrations.run(&write).await.map_err(|source| migration_failed(place(), source))?;
     let read = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(open)?;
     Ok((write, read))
 }

@@ -1,10 +1,14 @@
 //! Reservations and settled generations: the two writes of every request.
 
+use crate::bookings::{Bookings, Drawn};
 use crate::connection::{Database, DatabaseError};
+use crate::replicas::renew_in;
+use crate::store::{Statement, Transaction, groups, places, sql};
 use serde::{Deserialize, Serialize};
 
 /// Money set aside before an upstream call.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reservation {
     pub generation_id: String,
     pub tenant_id: String,
@@ -14,15 +18,16 @@ pub struct Reservation {
     pub created_ms: i64,
     pub end_user: String,
     /// The gateway asks for itself: no key pays.
-    #[serde(default)]
     pub is_free: bool,
     /// The generation that a comparison is made for.
-    #[serde(default)]
     pub source: String,
+    /// The gateway that has to settle it.
+    pub replica_id: String,
 }
 
 /// The one record of a request: what it asked, what served it, what it cost and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Generation {
     pub id: String,
     pub tenant_id: String,
@@ -57,6 +62,13 @@ pub struct Generation {
     pub queue_ms: i64,
     pub finish_reason: String,
     pub end_user: String,
+    /// The application, as it calls itself.
+    pub app: String,
+    pub referer: String,
+    pub user_agent: String,
+    pub session_id: String,
+    /// The step of a workflow that its `metadata` names.
+    pub step: String,
     /// JSON list of tries.
     pub attempts: String,
     /// JSON of the decision trace.
@@ -64,57 +76,108 @@ pub struct Generation {
     pub failure: String,
 }
 
-const INSERT_GENERATION: &str =
-    "INSERT INTO generations (id, tenant_id, key_hash, created_ms, state, model_asked, model,
-    endpoint, provider, policy, streamed, cache, cache_source, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
-    reasoning_tokens, estimated, reserved_nano, upstream_nano, charged_nano, overrun_nano, saved_nano, latency_ms, queue_ms,
-    finish_reason, end_user, attempts, reasons, failure)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-    $24, $25, $26, $27, $28, $29, $30, $31)";
+const COLUMNS: [&str; 36] = [
+    "id",
+    "tenant_id",
+    "key_hash",
+    "created_ms",
+    "state",
+    "model_asked",
+    "model",
+    "endpoint",
+    "provider",
+    "policy",
+    "streamed",
+    "cache",
+    "cache_source",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "estimated",
+    "reserved_nano",
+    "upstream_nano",
+    "charged_nano",
+    "overrun_nano",
+    "saved_nano",
+    "latency_ms",
+    "queue_ms",
+    "finish_reason",
+    "end_user",
+    "app",
+    "referer",
+    "user_agent",
+    "session_id",
+    "step",
+    "attempts",
+    "reasons",
+    "failure",
+];
+
+/// A settled request, and which leases it drew on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settled {
+    pub generation: Generation,
+    pub drawn: Vec<Drawn>,
+}
 
 impl Database {
-    /// Writes reservations and settlements in one transaction: all of them or none.
+    /// Writes reservations and settlements of a living gateway in one transaction: all of them or none.
     ///
     /// # Errors
-    /// When the database refuses; then nothing of the batch is stored.
-    pub async fn commit(&self, reservations: &[Reservation], settled: &[Generation]) -> Result<(), DatabaseError> {
-        let mut transaction = self.write.begin().await?;
-        for reservation in reservations {
-            let query = sqlx::query(
-                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user, is_free, source)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            );
-            bound(query, reservation).execute(&mut *transaction).await?;
+    /// `Fenced` where others took the gateway for dead; when the database refuses. Then nothing of the batch is stored.
+    pub async fn commit(
+        &self,
+        replica_id: &str,
+        reservations: &[Reservation],
+        settled: &[Settled],
+    ) -> Result<(), DatabaseError> {
+        let mut transaction = self.store.begin().await?;
+        renew_in(&mut transaction, replica_id).await?;
+        for group in groups(reservations, RESERVATION_COLUMNS) {
+            let text = format!("{INSERT_RESERVATION} VALUES {}", places(group.len(), RESERVATION_COLUMNS));
+            let statement = group.iter().fold(sql(text), bind_reservation);
+            statement.execute_in(&mut transaction).await?;
         }
-        for generation in settled {
-            insert(&mut transaction, generation).await?;
-        }
-        transaction.commit().await?;
-        Ok(())
+        let generations: Vec<&Generation> = settled.iter().map(|settled| &settled.generation).collect();
+        insert(&mut transaction, &generations).await?;
+        let mut bookings = Bookings::default();
+        settled.iter().for_each(|settled| bookings.add(settled));
+        bookings.write(&mut transaction).await?;
+        transaction.commit().await
     }
 
-    /// Books a journal: what the database knows already is left as it is.
+    /// Books what may be known already, one by one: a journal, or what comes late. What is known is left as it is, but for
+    /// `unconfirmed` generations, which the real record replaces.
     ///
     /// # Errors
     /// When the database refuses; then nothing of it is stored.
-    pub async fn replay(&self, reservations: &[Reservation], settled: &[Generation]) -> Result<(), DatabaseError> {
-        let mut transaction = self.write.begin().await?;
+    pub async fn replay(&self, reservations: &[Reservation], settled: &[Settled]) -> Result<(), DatabaseError> {
+        let mut transaction = self.store.begin().await?;
         for reservation in reservations {
-            let query = sqlx::query(
-                "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms, end_user, is_free, source)
-                 SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT 1 FROM generations WHERE id = $1)
-                 ON CONFLICT DO NOTHING",
-            );
-            bound(query, reservation).execute(&mut *transaction).await?;
-        }
-        for generation in settled {
-            let known = sqlx::query("SELECT 1 FROM generations WHERE id = $1").bind(&generation.id);
-            if known.fetch_optional(&mut *transaction).await?.is_none() {
-                insert(&mut transaction, generation).await?;
+            let known = sql("SELECT 1 WHERE EXISTS (SELECT 1 FROM generations WHERE id = $1)
+                 OR EXISTS (SELECT 1 FROM reservations WHERE generation_id = $1)");
+            let known = known.bind(&reservation.generation_id).first_in::<(i32,)>(&mut transaction).await?;
+            if known.is_none() {
+                let text = format!("{INSERT_RESERVATION} VALUES {}", places(1, RESERVATION_COLUMNS));
+                bind_reservation(sql(text), reservation).execute_in(&mut transaction).await?;
             }
         }
-        transaction.commit().await?;
-        Ok(())
+        let mut bookings = Bookings::default();
+        for record in settled {
+            let known = sql("SELECT * FROM generations WHERE id = $1").bind(&record.generation.id);
+            match known.first_in::<Generation>(&mut transaction).await? {
+                None => bookings.add(record),
+                Some(known) if known.state == "unconfirmed" => bookings.amend(&known, record),
+                Some(_) => continue,
+            }
+            let delete = sql("DELETE FROM generations WHERE id = $1").bind(&record.generation.id);
+            delete.execute_in(&mut transaction).await?;
+            insert(&mut transaction, &[&record.generation]).await?;
+        }
+        bookings.write(&mut transaction).await?;
+        transaction.commit().await
     }
 
     /// Proves that the database takes writes.
@@ -122,11 +185,8 @@ impl Database {
     /// # Errors
     /// When it does not.
     pub async fn check_writable(&self) -> Result<(), DatabaseError> {
-        let mut transaction = self.write.begin().await?;
-        let touched = "UPDATE tenants SET name = name WHERE id = (SELECT id FROM tenants LIMIT 1)";
-        sqlx::query(touched).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(())
+        let touched = sql("UPDATE tenants SET name = name WHERE id = (SELECT id FROM tenants LIMIT 1)");
+        touched.execute(&self.store).await.map(|_| ())
     }
 
     /// Finds a generation of a tenant.
@@ -134,8 +194,8 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn generation(&self, tenant_id: &str, id: &str) -> Result<Option<Generation>, DatabaseError> {
-        let query = sqlx::query_as("SELECT * FROM generations WHERE tenant_id = $1 AND id = $2");
-        Ok(query.bind(tenant_id).bind(id).fetch_optional(&self.read).await?)
+        let find = sql("SELECT * FROM generations WHERE tenant_id = $1 AND id = $2");
+        find.bind(tenant_id).bind(id).first(&self.store).await
     }
 
     /// Sums over all settled generations of a key: how many there are and what they were charged, in nano-dollars.
@@ -143,18 +203,19 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn charged_to_key(&self, key_hash: &str) -> Result<(i64, i64), DatabaseError> {
-        let sums = "SELECT COUNT(*), COALESCE(SUM(charged_nano), 0) FROM generations WHERE key_hash = $1";
-        Ok(sqlx::query_as(sums).bind(key_hash).fetch_one(&self.read).await?)
+        let sums = sql("SELECT COUNT(*), CAST(COALESCE(SUM(charged_nano), 0) AS BIGINT) FROM generations
+             WHERE key_hash = $1");
+        Ok(sums.bind(key_hash).first(&self.store).await?.unwrap_or_default())
     }
 
-    /// What the gateway's own comparisons have cost since a time, in nano-dollars.
+    /// What the gateways' own comparisons have cost since a time, in nano-dollars.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn compared_since(&self, since_ms: i64) -> Result<i64, DatabaseError> {
-        let sum = "SELECT COALESCE(SUM(upstream_nano), 0) FROM generations
-             WHERE cache = 'shadow' AND cache_source <> '' AND created_ms >= $1";
-        Ok(sqlx::query_scalar(sum).bind(since_ms).fetch_one(&self.read).await?)
+        let sum = sql("SELECT CAST(COALESCE(SUM(upstream_nano), 0) AS BIGINT) FROM generations
+             WHERE cache = 'shadow' AND cache_source <> '' AND created_ms >= $1");
+        sum.bind(since_ms).number(&self.store).await
     }
 
     /// How many reservations are open.
@@ -162,24 +223,38 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn open_reservations(&self) -> Result<i64, DatabaseError> {
-        Ok(sqlx::query_scalar("SELECT COUNT(*) FROM reservations").fetch_one(&self.read).await?)
+        sql("SELECT COUNT(*) FROM reservations").number(&self.store).await
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+const INSERT_RESERVATION: &str =
+    "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms,
+    end_user, is_free, source, replica_id)";
+const RESERVATION_COLUMNS: usize = 10;
 
-fn bound<'q>(query: Query<'q>, reservation: &'q Reservation) -> Query<'q> {
-    let query = query.bind(&reservation.generation_id).bind(&reservation.tenant_id).bind(&reservation.key_hash);
-    let query = query.bind(&reservation.model).bind(reservation.nano).bind(reservation.created_ms);
-    query.bind(&reservation.end_user).bind(reservation.is_free).bind(&reservation.source)
+fn bind_reservation<'q>(statement: Statement<'q>, r: &'q Reservation) -> Statement<'q> {
+    let statement = statement.bind(&r.generation_id).bind(&r.tenant_id).bind(&r.key_hash).bind(&r.model);
+    let statement = statement.bind(r.nano).bind(r.created_ms).bind(&r.end_user).bind(r.is_free);
+    statement.bind(&r.source).bind(&r.replica_id)
 }
 
-pub(crate) async fn insert(
-    transaction: &mut sqlx::Transaction<'_, sqlx::Sqlite>,
-    generation: &Generation,
-) -> Result<(), DatabaseError> {
-    let g = generation;
-    let query = sqlx::query(INSERT_GENERATION)
+/// Stores records and closes their reservations.
+pub(crate) async fn insert(transaction: &mut Transaction, rows: &[&Generation]) -> Result<(), DatabaseError> {
+    for group in groups(rows, COLUMNS.len()) {
+        let places = places(group.len(), COLUMNS.len());
+        let text = format!("INSERT INTO generations ({}) VALUES {places}", COLUMNS.join(", "));
+        let statement = group.iter().fold(sql(text), |statement, generation| bind_generation(statement, generation));
+        statement.execute_in(transaction).await?;
+        let ids: Vec<String> = (1..=group.len()).map(|at| format!("${at}")).collect();
+        let text = format!("DELETE FROM reservations WHERE generation_id IN ({})", ids.join(", "));
+        let close = group.iter().fold(sql(text), |statement, generation| statement.bind(&generation.id));
+        close.execute_in(transaction).await?;
+    }
+    Ok(())
+}
+
+fn bind_generation<'q>(statement: Statement<'q>, g: &'q Generation) -> Statement<'q> {
+    let statement = statement
         .bind(&g.id)
         .bind(&g.tenant_id)
         .bind(&g.key_hash)
@@ -199,7 +274,8 @@ pub(crate) async fn insert(
         .bind(g.output_tokens)
         .bind(g.reasoning_tokens)
         .bind(g.estimated)
-        .bind(g.reserved_nano)
+        .bind(g.reserved_nano);
+    statement
         .bind(g.upstream_nano)
         .bind(g.charged_nano)
         .bind(g.overrun_nano)
@@ -208,13 +284,12 @@ pub(crate) async fn insert(
         .bind(g.queue_ms)
         .bind(&g.finish_reason)
         .bind(&g.end_user)
+        .bind(&g.app)
+        .bind(&g.referer)
+        .bind(&g.user_agent)
+        .bind(&g.session_id)
+        .bind(&g.step)
         .bind(&g.attempts)
         .bind(&g.reasons)
-        .bind(&g.failure);
-    query.execute(&mut **transaction).await?;
-    let close = sqlx::query("DELETE FROM reservations WHERE generation_id = $1");
-    close.bind(&g.id).execute(&mut **transaction).await?;
-    let charge = sqlx::query("UPDATE keys SET usage_nano = usage_nano + $2 WHERE hash = $1");
-    charge.bind(&g.key_hash).bind(g.charged_nano).execute(&mut **transaction).await?;
-    Ok(())
+        .bind(&g.failure)
 }

@@ -1,20 +1,33 @@
-//! Connections, migrations and every query, one module per noun. Money, cache and contents live in three SQLite files, so
-//! that bulk answers never delay a reservation.
+//! Connections, migrations and every query, one module per noun. Money and contents are kept by SQLite or PostgreSQL, the
+//! cache by a SQLite file of its own, so that bulk answers never delay a reservation.
 
 mod answers;
+mod bookings;
+mod budgets;
 mod connection;
 mod contents;
+mod credits;
 mod generations;
 mod keys;
 mod reconcile;
+mod replicas;
+mod store;
 mod tenants;
+mod transfers;
+mod usage;
 
 pub use answers::{CacheFile, CacheWrite, StoredAnswer, StoredJudge, StoredPrompt, StoredTie};
+pub use bookings::Drawn;
+pub use budgets::{BudgetRow, Leased, WantedLease, budget_id, user_budget_id};
 pub use connection::{
-    Database, DatabaseConfig, DatabaseError, Durability, cache_path, content_path, journal_path, sqlite_path,
+    Database, DatabaseConfig, DatabaseError, DatabaseUrl, Durability, cache_path, content_path, journal_path,
 };
 pub use contents::{Content, ContentFile, Score};
-pub use generations::{Generation, Reservation};
-pub use keys::KeyRow;
+pub use credits::{CreditRow, CreditState, Withdrawal};
+pub use generations::{Generation, Reservation, Settled};
+pub use keys::{Changed, KeyRow};
+pub use replicas::ALIVE_MS;
 pub use sqlx::Error as SqlError;
 pub use tenants::TenantRow;
+pub use transfers::{AccountBalance, Transfer};
+pub use usage::{SplitBy, UsageFilter, UsageRow};

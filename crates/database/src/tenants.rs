@@ -1,29 +1,72 @@
 //! Tenants and the operator's key.
 
+use crate::budgets::{BudgetRow, CREDITS, TENANT, budget_id, insert_budget_in};
 use crate::connection::{Database, DatabaseError};
+use crate::keys::{Changed, change_budget_in};
+use crate::store::sql;
 
 /// One tenant.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct TenantRow {
     pub id: String,
     pub name: String,
     pub created_ms: i64,
     /// Share of the turns beside other tenants, when an endpoint is at its limit.
     pub weight: i64,
+    /// JSON: what its requests cost, and what holds for all its keys and users.
+    pub terms: String,
+    pub updated_ms: i64,
 }
 
+const COLUMNS: &str = "id, name, created_ms, weight, terms, updated_ms";
+
 impl Database {
-    /// Adds a tenant; false when the id is taken.
+    /// Adds a tenant with its budgets; false when the id is taken.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn insert_tenant(&self, tenant: &TenantRow) -> Result<bool, DatabaseError> {
-        let query = sqlx::query(
-            "INSERT INTO tenants (id, name, created_ms, weight) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-        );
-        let query = query.bind(&tenant.id).bind(&tenant.name).bind(tenant.created_ms).bind(tenant.weight);
-        let done = query.execute(&self.write).await?;
-        Ok(done.rows_affected() == 1)
+    pub async fn insert_tenant(&self, tenant: &TenantRow, budget: &BudgetRow) -> Result<bool, DatabaseError> {
+        let mut transaction = self.store.begin().await?;
+        let insert = sql("INSERT INTO tenants (id, name, created_ms, weight, terms, updated_ms)
+             VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT DO NOTHING");
+        let insert = insert.bind(&tenant.id).bind(&tenant.name).bind(tenant.created_ms).bind(tenant.weight);
+        if insert.bind(&tenant.terms).execute_in(&mut transaction).await? == 0 {
+            return Ok(false);
+        }
+        insert_budget_in(&mut transaction, &BudgetRow { id: budget_id(TENANT, &tenant.id), ..budget.clone() }).await?;
+        let credits =
+            BudgetRow { id: budget_id(CREDITS, &tenant.id), tenant_id: tenant.id.clone(), ..BudgetRow::default() };
+        insert_budget_in(&mut transaction, &credits).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Changes a tenant and its budget, unless somebody else did since it was read; its name, weight and terms can change.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn update_tenant(&self, tenant: &TenantRow, budget: &BudgetRow) -> Result<Changed, DatabaseError> {
+        let mut transaction = self.store.begin().await?;
+        let update = sql("UPDATE tenants SET name = $3, weight = $4, terms = $5,
+             updated_ms = CASE WHEN {now} > updated_ms THEN {now} ELSE updated_ms + 1 END
+             WHERE id = $1 AND updated_ms = $2");
+        let update = update.bind(&tenant.id).bind(tenant.updated_ms).bind(&tenant.name).bind(tenant.weight);
+        if update.bind(&tenant.terms).execute_in(&mut transaction).await? == 0 {
+            return Ok(Changed::Conflict);
+        }
+        change_budget_in(&mut transaction, budget, None).await?;
+        transaction.commit().await?;
+        Ok(Changed::Done)
+    }
+
+    /// Changes what each known end user of a tenant may spend.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn limit_users(&self, tenant_id: &str, limit: Option<i64>, reset: &str) -> Result<(), DatabaseError> {
+        let limit_all = sql("UPDATE budgets SET limit_nano = $2, reset = $3, updated_ms = {now}
+             WHERE tenant_id = $1 AND id LIKE 'user:%'");
+        limit_all.bind(tenant_id).bind(limit).bind(reset).execute(&self.store).await.map(|_| ())
     }
 
     /// Finds a tenant.
@@ -31,8 +74,24 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn tenant(&self, id: &str) -> Result<Option<TenantRow>, DatabaseError> {
-        let query = sqlx::query_as("SELECT id, name, created_ms, weight FROM tenants WHERE id = $1");
-        Ok(query.bind(id).fetch_optional(&self.read).await?)
+        sql(format!("SELECT {COLUMNS} FROM tenants WHERE id = $1")).bind(id).first(&self.store).await
+    }
+
+    /// All tenants, oldest first.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn tenants(&self) -> Result<Vec<TenantRow>, DatabaseError> {
+        sql(format!("SELECT {COLUMNS} FROM tenants ORDER BY created_ms, id")).all(&self.store).await
+    }
+
+    /// Tenants changed at or after a moment of the database's clock.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn tenants_updated_since(&self, updated_ms: i64) -> Result<Vec<TenantRow>, DatabaseError> {
+        let changed = sql(format!("SELECT {COLUMNS} FROM tenants WHERE updated_ms >= $1"));
+        changed.bind(updated_ms).all(&self.store).await
     }
 
     /// The hashes of the operator's keys.
@@ -40,7 +99,8 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn admin_key_hashes(&self) -> Result<Vec<String>, DatabaseError> {
-        Ok(sqlx::query_scalar("SELECT hash FROM admin_keys").fetch_all(&self.read).await?)
+        let hashes: Vec<(String,)> = sql("SELECT hash FROM admin_keys").all(&self.store).await?;
+        Ok(hashes.into_iter().map(|(hash,)| hash).collect())
     }
 
     /// Remembers a generated operator's key by its hash.
@@ -48,8 +108,7 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn insert_admin_key(&self, hash: &str, created_ms: i64) -> Result<(), DatabaseError> {
-        let query = sqlx::query("INSERT INTO admin_keys (hash, created_ms) VALUES ($1, $2)");
-        query.bind(hash).bind(created_ms).execute(&self.write).await?;
-        Ok(())
+        let insert = sql("INSERT INTO admin_keys (hash, created_ms) VALUES ($1, $2)");
+        insert.bind(hash).bind(created_ms).execute(&self.store).await.map(|_| ())
     }
 }

@@ -11,10 +11,12 @@ use crate::trials::Trials;
 use axum::extract::FromRef;
 use cache::{Cache, CacheModel, CacheModelError};
 use catalog::NanoUsd;
-use database::{CacheFile, Database, DatabaseError, Durability, cache_path, content_path, journal_path, sqlite_path};
+use database::{CacheFile, Database, DatabaseError, Durability, cache_path, journal_path};
 use embedding::{Embedder, EmbeddingError};
-use ledger::{Journal, Ledger, StartKeys, Writer, now_ms};
+use ledger::{Journal, Ledger, Replica, StartKeys, Writer, now_ms};
 use providers::Upstreams;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -85,7 +87,7 @@ pub struct Started {
     /// The same for the cache's file, where there is one.
     pub(crate) cache_writer: Option<tokio::task::JoinHandle<()>>,
     pub(crate) content_writer: Option<tokio::task::JoinHandle<()>>,
-    _lock: std::fs::File,
+    _lock: File,
 }
 
 /// Why a gateway cannot start.
@@ -95,7 +97,7 @@ pub enum StartError {
     Listen { address: String, source: std::io::Error },
     #[error("{0}")]
     Database(#[from] DatabaseError),
-    #[error("{path} is in use by another gateway; stop it, or give this one its own [database] url")]
+    #[error("{path} is in use by another gateway; stop it, or give this one its own [database] url or folder")]
     InUse { path: PathBuf },
     #[error("cannot lock {path}: {source}")]
     Lock { path: PathBuf, source: std::io::Error },
@@ -112,19 +114,24 @@ impl App {
     /// When a part that no answer can do without is missing. The semantic level is none: without it the gateway starts
     /// and says so.
     pub async fn start(config: Config, admin_key: Option<&str>) -> Result<Started, StartError> {
-        let path = sqlite_path(&config.database.url).unwrap_or_else(|| PathBuf::from("data/sluice.db"));
-        let lock = take_lock(&path)?;
-        let database = Database::open_with(&path, &config.database).await?;
-        let journal = open_journal(&path, config.database.durability)?;
+        let path = config.database.local_path();
+        if config.database.url.is_postgres() {
+            Database::open_with(&config.database).await?; // a wrong address is told before anything is made here
+        }
+        let mut lock = take_lock(&path)?;
+        let database = Database::open_with(&config.database).await?;
+        let mut journal = open_journal(&path, config.database.durability)?;
+        journal.book(&database).await?;
+        let replica = join(&database, &mut lock, &path).await?;
         let outage_spend_max = NanoUsd::from_usd(config.database.outage_spend_max_usd).unwrap_or_default();
-        let (writer, writing) = Writer::start(database.clone(), journal, outage_spend_max).await?;
+        let (writer, writing) = Writer::start(Arc::clone(&replica), journal, outage_spend_max);
         let spent = database.compared_since(Spending::day_began(now_ms())).await?;
         let spending = Spending::from(now_ms(), NanoUsd(spent));
-        let (ledger, keys) = Ledger::open(database, writer, admin_key).await?;
+        let (ledger, keys) = Ledger::open(replica, writer, admin_key).await?;
         let mut degraded = Vec::new();
         let embedder = start_embedder(&config, &mut degraded).await;
         let cache = open_cache(&config, &path, embedder.as_ref(), &mut degraded).await?;
-        let (contents, content_writer) = match Contents::open(&content_path(&path), &config.content).await {
+        let (contents, content_writer) = match Contents::open(&config.database, &config.content).await {
             Ok((contents, writing)) => (Some(contents), Some(writing)),
             Err(error) => {
                 degraded.push(("the content file", error.to_string()));
@@ -160,17 +167,33 @@ impl App {
     }
 }
 
-/// Holds the money file for this process: two gateways on one file would settle each other's open requests.
+/// Joins the gateways on a database under a new name, which the lock file keeps: should this process die, the next one here
+/// settles what it left.
+async fn join(database: &Database, lock: &mut File, path: &Path) -> Result<Arc<Replica>, StartError> {
+    let failed = |source| StartError::Lock { path: path.with_extension("lock"), source };
+    let mut earlier = String::new();
+    lock.read_to_string(&mut earlier).map_err(failed)?;
+    let earlier = Some(earlier.trim()).filter(|earlier| !earlier.is_empty());
+    let replica = Replica::join(database.clone(), earlier).await?;
+    lock.set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| lock.write_all(replica.id().as_bytes()))
+        .map_err(failed)?;
+    Ok(replica)
+}
+
+/// Holds the money file, or the folder, for this process: two gateways on one would settle each other's open requests.
 ///
 /// # Errors
 /// When another process holds it.
-pub fn take_lock(path: &Path) -> Result<std::fs::File, StartError> {
+pub fn take_lock(path: &Path) -> Result<File, StartError> {
     let lock_path = path.with_extension("lock");
     let failed = |source| StartError::Lock { path: lock_path.clone(), source };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    let file = std::fs::File::create(&lock_path).map_err(failed)?;
+    let options = File::options().read(true).write(true).create(true).truncate(false).open(&lock_path);
+    let file = options.map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse { path: path.to_owned() }),

@@ -1,9 +1,9 @@
-//! Who a request acts for: virtual key → caller, or the operator.
+//! Who a request acts for: a key that asks models, a key that manages its tenant, or the operator.
 
 use crate::app::App;
 use crate::error::Error;
 use axum::http::{HeaderMap, header};
-use ledger::{AuthError, Caller};
+use ledger::{AuthError, Caller, DEFAULT_TENANT, Role};
 
 /// The bearer token of a request; `x-api-key` is read too, since Anthropic's clients send that.
 fn token(headers: &HeaderMap) -> Option<&str> {
@@ -14,17 +14,62 @@ fn token(headers: &HeaderMap) -> Option<&str> {
     token.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok())).filter(|token| !token.is_empty())
 }
 
-/// Finds the caller of an inference request.
-pub(crate) async fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Error> {
+/// Finds whose key it is, whatever it may.
+pub(crate) async fn holder(app: &App, headers: &HeaderMap) -> Result<Caller, Error> {
     let token = token(headers).ok_or(Error::Unauthenticated("no key; send `Authorization: Bearer sk-sluice-v1-…`"))?;
     app.ledger.authenticate(token).await.map_err(|error| match error {
         AuthError::Unknown => Error::Unauthenticated("no such key; see `sluice keys list`"),
         AuthError::Revoked => Error::Unauthenticated("this key was revoked; ask for a new one"),
+        AuthError::Expired => Error::Unauthenticated("this key has expired; ask for a new one"),
         AuthError::Unavailable(cause) => {
             tracing::error!(%cause, "keys cannot be looked up");
             Error::Unavailable
         }
     })
+}
+
+/// Finds the caller of an inference request.
+pub(crate) async fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Error> {
+    let caller = holder(app, headers).await?;
+    if caller.account.role == Role::Manager {
+        return Err(Error::Forbidden(
+            "a management key manages keys and asks no model; use a key of the role `member`",
+        ));
+    }
+    Ok(caller)
+}
+
+/// Who manages: the operator, or a tenant's management key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rank {
+    Operator,
+    Manager,
+}
+
+/// Somebody who manages a tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct Manager {
+    pub rank: Rank,
+    /// The tenant that is managed: the operator's choice, or the key's own.
+    pub tenant: String,
+}
+
+/// Lets pass who manages `workspace`: the operator, or a management key of that tenant. Without one, the operator means the
+/// default tenant.
+pub(crate) async fn manager(app: &App, headers: &HeaderMap, workspace: Option<&str>) -> Result<Manager, Error> {
+    if token(headers).is_some_and(|token| app.ledger.is_admin(token)) {
+        let tenant = workspace.unwrap_or(DEFAULT_TENANT).to_owned();
+        return Ok(Manager { rank: Rank::Operator, tenant });
+    }
+    let caller = holder(app, headers).await?;
+    if caller.account.role != Role::Manager {
+        return Err(Error::Forbidden("this needs a management key (role `manager`), or the operator's"));
+    }
+    let tenant = caller.tenant().to_owned();
+    if workspace.is_some_and(|workspace| workspace != tenant) {
+        return Err(Error::NotFound("no such workspace_id among yours".to_owned()));
+    }
+    Ok(Manager { rank: Rank::Manager, tenant })
 }
 
 /// Lets only the operator pass.

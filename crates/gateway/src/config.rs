@@ -16,6 +16,7 @@ use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
 pub use learning::Learning;
 use learning::{RouterConfig, ShadowConfig};
+use ledger::CreditTerms;
 use policies::answerers;
 use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
 use router::{Example, Policy, PolicyConfig, Predictor};
@@ -81,6 +82,8 @@ struct Tables {
     #[serde(default)]
     database: DatabaseConfig,
     #[serde(default)]
+    credits: CreditTerms,
+    #[serde(default)]
     embedding: EmbeddingConfig,
     #[serde(default)]
     execution: ExecutionConfig,
@@ -123,6 +126,7 @@ struct Findings {
 pub struct Config {
     pub server: ServerConfig,
     pub database: DatabaseConfig,
+    pub credits: CreditTerms,
     pub embedding: EmbeddingConfig,
     pub cache: CacheConfig,
     pub content: ContentConfig,
@@ -278,15 +282,7 @@ impl ConfigFile {
             mistakes.push(Mistake::new(0..0, format!("cache.policies.{name}"), problem));
         }
         mistakes.extend(self.tables.router.mistakes(&catalog, !self.tables.content.tenants.is_empty()));
-        let outage = self.tables.database.outage_spend_max_usd;
-        if !(0.0..1e9).contains(&outage) {
-            let problem = format!("{outage}; use dollars, 0 or more");
-            mistakes.push(Mistake::new(0..0, "database.outage_spend_max_usd", problem));
-        }
-        if database::sqlite_path(&self.tables.database.url).is_none() {
-            let problem = format!("`{}` is not of the form sqlite://PATH", self.tables.database.url);
-            mistakes.push(Mistake::new(0..0, "database.url", problem));
-        }
+        mistakes.extend(self.money_mistakes());
         if mistakes.is_empty() && catalog.is_empty() {
             let problem = "no model can be reached; add [[models]] for your providers";
             mistakes.push(Mistake::new(0..0, "models", problem));
@@ -301,12 +297,13 @@ impl ConfigFile {
             .iter()
             .flat_map(|(name, config)| config.examples.iter().map(|example| (name.clone(), example.clone())));
         let examples = examples.collect();
-        let Tables { mut server, database, embedding, cache, content, router, execution, .. } = self.tables;
+        let Tables { mut server, database, credits, embedding, cache, content, router, execution, .. } = self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
         let providers = providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
         Ok(Config {
             server,
             database,
+            credits,
             embedding,
             cache,
             content,
@@ -322,6 +319,16 @@ impl ConfigFile {
             answerers,
             notices,
         })
+    }
+
+    fn money_mistakes(&self) -> Vec<Mistake> {
+        let database = &self.tables.database;
+        let outage = database.outage_spend_max_usd;
+        let outage = (!(0.0..1e9).contains(&outage)).then(|| format!("{outage}; use dollars, 0 or more"));
+        let problems = [("database.outage_spend_max_usd", outage), ("database.url", database.url.problem())];
+        let problems = problems.into_iter().filter_map(|(field, problem)| Some((field, problem?)));
+        let problems = problems.chain(self.tables.credits.problem());
+        problems.map(|(field, problem)| Mistake::new(0..0, field, problem)).collect()
     }
 
     fn predictor(&self, mistakes: &mut Vec<Mistake>) -> Option<Predictor> {

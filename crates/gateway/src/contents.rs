@@ -3,11 +3,10 @@
 use crate::pipeline::{Asked, Purpose};
 use crate::served::Served;
 use crate::telemetry;
-use database::{Content, ContentFile, DatabaseError, Score};
+use database::{Content, ContentFile, DatabaseConfig, DatabaseError, Score};
 use ledger::now_ms;
 use protocol::DataCollection;
 use serde::Deserialize;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -67,8 +66,11 @@ pub(crate) struct Contents {
 
 impl Contents {
     /// Opens the file; the task ends once everything is stored, after the last clone is gone.
-    pub(crate) async fn open(path: &Path, config: &ContentConfig) -> Result<(Self, JoinHandle<()>), DatabaseError> {
-        let file = ContentFile::open(path, Some(config.bytes_max)).await?;
+    pub(crate) async fn open(
+        database: &DatabaseConfig,
+        config: &ContentConfig,
+    ) -> Result<(Self, JoinHandle<()>), DatabaseError> {
+        let file = ContentFile::beside(database, Some(config.bytes_max)).await?;
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let writing = tokio::spawn(write(file.clone(), waiting, i64::from(config.days) * DAY_MS));
         Ok((Self { file, queue }, writing))

@@ -77,6 +77,7 @@ impl Error {
             }
             Self::UnknownModel(unknown) => metadata.push(("nearest", json!(unknown.nearest))),
             Self::NotEnoughMoney(short) => {
+                metadata.push(("budget", json!(short.budget)));
                 metadata.push(("available_usd", json!(short.available.as_usd())));
                 metadata.push(("needed_usd", json!(short.needed.as_usd())));
             }
@@ -108,7 +109,7 @@ impl Error {
             Self::NotEnoughMoney(short) => (
                 StatusCode::PAYMENT_REQUIRED,
                 "payment_required",
-                format!("{short}; raise the key's limit, or ask for fewer tokens with max_tokens"),
+                format!("{short}; raise that limit, or ask for fewer tokens with max_tokens"),
             ),
             Self::UnknownModel(unknown) => (StatusCode::NOT_FOUND, "not_found", unknown_model(unknown)),
             Self::UnknownPolicy { name, known } => {

@@ -48,12 +48,14 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/cache/lookup", post(cache::lookup))
         .route("/cache/stats", get(cache::stats))
         .route("/key", get(keys::current))
-        .route("/keys", post(keys::create))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{hash}", get(keys::one).patch(keys::change).delete(keys::delete))
         .route("/route", post(route::explain));
     Router::new()
         .nest("/v1", api.clone())
         .nest("/api/v1", api)
-        .route("/admin/tenants", post(tenants::create))
+        .route("/admin/tenants", get(tenants::list).post(tenants::create))
+        .route("/admin/tenants/{id}", get(tenants::get).patch(tenants::change))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
@@ -112,6 +114,23 @@ async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, 
 async fn read_json<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Error> {
     let bytes = read_body(app, headers, body).await?;
     serde_json::from_slice(&bytes).map_err(|error| FieldError::new("body", error.to_string()).into())
+}
+
+/// A field that is there, be it `null`; with `default`, one that is left out is `None`.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de>,
+{
+    serde::Deserialize::deserialize(deserializer).map(Some)
+}
+
+/// Milliseconds since 1970 of an ISO 8601 time in UTC.
+fn utc_time(field: &str, text: &str) -> Result<i64, FieldError> {
+    let is_utc = text.ends_with('Z') || text.ends_with("+00:00");
+    let time = text.parse::<jiff::Timestamp>().ok().filter(|_| is_utc);
+    let problem = || FieldError::new(field, format!("`{text}`; use UTC, as 2027-01-31T00:00:00Z"));
+    time.map(jiff::Timestamp::as_millisecond).ok_or_else(problem)
 }
 
 /// ISO 8601 in UTC with milliseconds, from milliseconds since 1970.

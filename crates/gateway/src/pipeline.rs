@@ -297,7 +297,7 @@ pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
     let account = Arc::clone(&asked.caller.account);
     let generation = Generation {
         id: asked.id.clone(),
-        tenant_id: account.tenant_id.clone(),
+        tenant_id: asked.caller.tenant().to_owned(),
         key_hash: account.hash.clone(),
         created_ms: now_ms(),
         state: "failed".to_owned(),
@@ -311,7 +311,7 @@ pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
         reasons: "{}".to_owned(),
         ..Generation::default()
     };
-    Settlement::admit(&app.ledger.writer, account, asked.is_free(), generation).map_err(|_| Error::Overloaded)
+    Settlement::admit(&app.ledger, account, asked.is_free(), generation).map_err(|_| Error::Overloaded)
 }
 
 impl Asked {

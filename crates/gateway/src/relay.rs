@@ -10,7 +10,7 @@ use crate::pipeline::{self, Asked};
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
 use catalog::{Billing, Endpoint, Keeping, NanoUsd};
-use ledger::{Bill, Settlement};
+use ledger::{Bill, NotEnough, ReserveError, Settlement};
 use protocol::{CacheMode, Reply, Usage};
 use providers::{Answer, Attempts, Call, Checking, Order, Outcome, ReplyStream, Success, Ticket};
 use rand::Rng;
@@ -219,7 +219,7 @@ async fn first_success(
     route: &Route,
     progress: &mut Progress,
 ) -> Result<(Success, Duration), Error> {
-    let calls = reserve(asked, settlement, route)?;
+    let calls = reserve(asked, settlement, route).await?;
     let samples = Mutex::new(Vec::new());
     let checking = |reply: &Reply| route.trial.as_ref().map_or(Ok(()), |trial| verified(trial, reply, &samples));
     settlement.generation.model.clone_from(&calls[0].endpoint.model);
@@ -228,7 +228,7 @@ async fn first_success(
         asked.request.sluice.timeout_ms.map_or(settings.request_timeout_ms, |ms| ms.min(settings.request_timeout_ms));
     let ticket = Ticket {
         tenant: asked.caller.tenant().to_owned(),
-        weight: asked.caller.account.tenant_weight,
+        weight: asked.caller.account.tenant.weight,
         priority: asked.caller.account.priority,
         deadline: asked.started + Duration::from_millis(time),
     };
@@ -237,8 +237,7 @@ async fn first_success(
     let mut execution = app.upstreams.execution(order);
     progress.attempts = execution.attempts();
     progress.queued = execution.admit().await.map_err(Error::Refused)?;
-    let writer = &app.ledger.writer;
-    settlement.record_reservation(writer).await.map_err(storage)?;
+    settlement.record_reservation(&app.ledger).await.map_err(storage)?;
     // The disk and the provider work at the same time; the answer is released when both are done.
     let called = Instant::now();
     let answered = async {
@@ -251,7 +250,7 @@ async fn first_success(
         }
         Ok(success)
     };
-    let (success, durable) = tokio::join!(answered, writer.durable());
+    let (success, durable) = tokio::join!(answered, app.ledger.writer.durable());
     let success: Success = success.map_err(|failure| {
         let attempts = progress.attempts.list().len();
         Error::Upstream { failure, attempts }
@@ -271,6 +270,13 @@ fn verified(trial: &Trial, reply: &Reply, samples: &Mutex<Vec<String>>) -> Resul
         [_] => Err("waits for a second sample".to_owned()),
         [first, second] if first == second => Ok(()),
         _ => Err("two samples differ".to_owned()),
+    }
+}
+
+fn no_money(error: ReserveError) -> Error {
+    match error {
+        ReserveError::NotEnough(short) => Error::NotEnoughMoney(short),
+        ReserveError::Database(error) => storage(error),
     }
 }
 
@@ -353,7 +359,7 @@ fn tried(candidates: &[Candidate]) -> Vec<&Candidate> {
 }
 
 /// Sets aside the most that the candidates could cost, or what the key has left, and fits the output caps to it.
-fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
+async fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
     if route.candidates.is_empty() {
         return Err(Error::NoCapableEndpoint(route.rejected.clone()));
     }
@@ -375,7 +381,7 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
     let wanted = candidates.iter().copied().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
     let floors = caps.iter().map(|cap| (*cap).min(OUTPUT_TOKENS_FLOOR));
     let needed = candidates.iter().copied().zip(floors).map(bound).min().unwrap_or_default();
-    let granted = settlement.reserve(wanted, needed).map_err(Error::NotEnoughMoney)?;
+    let granted = settlement.reserve(wanted, needed).await.map_err(no_money)?;
     let mut calls = Vec::new();
     for (at, (candidate, cap)) in candidates.into_iter().zip(caps).enumerate() {
         let price = &candidate.endpoint.price;
@@ -393,8 +399,8 @@ fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<
         }
     }
     if calls.is_empty() {
-        let available = asked.caller.account.available().unwrap_or_default() + granted;
-        return Err(Error::NotEnoughMoney(ledger::NotEnough { available, needed }));
+        let budget = "the key".to_owned();
+        return Err(Error::NotEnoughMoney(NotEnough { budget, available: granted, needed }));
     }
     Ok(calls)
 }

@@ -1,6 +1,6 @@
 //! What is written down while the database is away: one JSON line a record, beside the money file.
 
-use database::{Generation, Reservation};
+use database::{Database, DatabaseError, Generation, Reservation, Settled};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -30,6 +30,27 @@ impl Journal {
     pub fn open(path: &Path, synced: bool) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         Ok(Self { file, synced })
+    }
+
+    /// Brings what it holds of an earlier run into the database, and empties it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the database refuses what it holds.
+    pub async fn book(&mut self, database: &Database) -> Result<(), DatabaseError> {
+        let lines = self.read().map_err(DatabaseError::Journal)?;
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let (mut reservations, mut settled) = (Vec::new(), Vec::new());
+        for line in lines {
+            match line {
+                Line::Reserve(reservation) => reservations.push(reservation),
+                Line::Settle(generation) => settled.push(Settled { generation: *generation, drawn: Vec::new() }),
+            }
+        }
+        database.replay(&reservations, &settled).await?;
+        tracing::warn!(settled = settled.len(), "the journal of an earlier outage was booked");
+        self.clear().map_err(DatabaseError::Journal)
     }
 
     /// Writes a line; it survives the death of the process once this returns.

@@ -1,13 +1,27 @@
-//! Who may spend, what every request cost and saved: virtual keys, reservations, settlement.
+//! Who may spend, what every request cost and saved: virtual keys, budgets, reservations, settlement, credits.
 
 mod account;
+mod budget;
+mod credits;
 mod journal;
 mod keys;
+mod ledger;
+mod replica;
+mod rules;
 mod settlement;
+mod tenants;
+mod terms;
 mod writer;
 
-pub use account::{Account, Caller, NotEnough};
+pub use account::{Account, Caller, Role, Tenant};
+pub use budget::NotEnough;
+pub use credits::{CreditTerms, CreditsError, Payment, Standing};
 pub use journal::Journal;
-pub use keys::{AuthError, DEFAULT_TENANT, Ledger, LedgerError, NewKey, StartKeys, WantedKey, make_key, now_ms};
-pub use settlement::{Bill, Settlement};
+pub use keys::{Charged, Key, LedgerError, Limits, NewKey, WantedKey, make_key};
+pub use ledger::{AuthError, DEFAULT_TENANT, Ledger, StartKeys, now_ms};
+pub use replica::Replica;
+pub use rules::Rules;
+pub use settlement::{Bill, ReserveError, Settlement};
+pub use tenants::{TenantAccount, WantedTenant};
+pub use terms::{Markup, OwnModel, Terms, UserLimit, reset_problem};
 pub use writer::{Overloaded, Writer};

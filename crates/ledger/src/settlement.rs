@@ -1,10 +1,14 @@
 //! The guard that ends every request with exactly one record.
 
-use crate::account::{Account, NotEnough};
-use crate::writer::{Overloaded, Record, Writer};
+use crate::account::Account;
+use crate::budget::{Budgets, Hold, NotEnough};
+use crate::ledger::Ledger;
+use crate::replica::Replica;
+use crate::writer::{Overloaded, Record};
 use catalog::NanoUsd;
-use database::{DatabaseError, Generation, Reservation};
+use database::{DatabaseError, Generation, Reservation, Settled};
 use std::sync::Arc;
+use thiserror::Error;
 use tokio::sync::mpsc::OwnedPermit;
 
 /// What a request finally cost.
@@ -16,12 +20,23 @@ pub struct Bill {
     pub charged: NanoUsd,
 }
 
+/// Why no money could be set aside.
+#[derive(Debug, Error)]
+pub enum ReserveError {
+    #[error(transparent)]
+    NotEnough(#[from] NotEnough),
+    /// Whether there is enough cannot be known now.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
 /// Holds the slot and the money of a request under way. Dropped without [`Settlement::finish`], as by a panic, it
 /// settles as failed at what was reserved, because the provider may have been paid.
 pub struct Settlement {
     slot: Option<OwnedPermit<Record>>,
     account: Arc<Account>,
-    reserved: NanoUsd,
+    replica: Arc<Replica>,
+    hold: Hold,
     /// No key pays: the gateway asks for itself.
     is_free: bool,
     /// The record so far; whoever knows a field fills it in.
@@ -34,43 +49,73 @@ impl Settlement {
     /// # Errors
     /// When all slots are taken.
     pub fn admit(
-        writer: &Writer,
+        ledger: &Ledger,
         account: Arc<Account>,
         is_free: bool,
         generation: Generation,
     ) -> Result<Self, Overloaded> {
-        let slot = writer.slot()?;
-        Ok(Self { slot: Some(slot), account, reserved: NanoUsd::ZERO, is_free, generation })
+        let slot = ledger.writer.slot()?;
+        let replica = Arc::clone(&ledger.replica);
+        Ok(Self { slot: Some(slot), account, replica, hold: Hold::default(), is_free, generation })
     }
 
-    /// Sets money aside in memory; see [`Account::reserve`].
+    /// Sets money aside in all budgets of the request: `wanted`, or what the poorest has left where that is less but at least
+    /// `needed`. Once a request.
     ///
     /// # Errors
-    /// When less than `needed` is left.
-    pub fn reserve(&mut self, wanted: NanoUsd, needed: NanoUsd) -> Result<NanoUsd, NotEnough> {
-        let granted = if self.is_free { wanted } else { self.account.reserve(wanted, needed)? };
-        self.reserved += granted;
-        self.generation.reserved_nano = self.reserved.0;
-        Ok(granted)
+    /// When less than `needed` is left, or when that cannot be known.
+    pub async fn reserve(&mut self, wanted: NanoUsd, needed: NanoUsd) -> Result<NanoUsd, ReserveError> {
+        if self.is_free {
+            self.hold = Hold::free(wanted);
+        } else {
+            let budgets = self.budgets().await?;
+            self.hold = self.hold_of(&budgets, wanted, needed).await?;
+        }
+        self.generation.reserved_nano = self.hold.nano.0;
+        Ok(self.hold.nano)
+    }
+
+    /// The budgets of the key, and that of the end user where there is one.
+    async fn budgets(&self) -> Result<Budgets, DatabaseError> {
+        let user = Ledger::user_budget(&self.replica, &self.account.tenant, &self.generation.end_user).await?;
+        Ok(match user {
+            None => self.account.budgets.clone(),
+            Some(user) => self.account.budgets.with(user),
+        })
+    }
+
+    async fn hold_of(&self, budgets: &Budgets, wanted: NanoUsd, needed: NanoUsd) -> Result<Hold, ReserveError> {
+        let mut unknown = None;
+        for budget in budgets.iter().filter(|budget| budget.lacks(wanted).is_some()) {
+            if let Err(error) = self.replica.top_up(budget, wanted, needed).await {
+                tracing::warn!(budget = budget.id, %error, "a budget could not be leased from");
+                unknown = Some(error);
+            }
+        }
+        match (budgets.reserve(wanted, needed), unknown) {
+            (Err(_), Some(error)) => Err(error.into()),
+            (held, _) => Ok(held?),
+        }
     }
 
     /// Writes the reservation down, so that it survives the death of the process.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn record_reservation(&self, writer: &Writer) -> Result<(), DatabaseError> {
+    pub async fn record_reservation(&self, ledger: &Ledger) -> Result<(), DatabaseError> {
         let reservation = Reservation {
             generation_id: self.generation.id.clone(),
             tenant_id: self.generation.tenant_id.clone(),
             key_hash: self.account.hash.clone(),
             model: self.generation.model.clone(),
-            nano: self.reserved.0,
+            nano: self.hold.nano.0,
             created_ms: self.generation.created_ms,
             end_user: self.generation.end_user.clone(),
             is_free: self.is_free,
             source: if self.is_free { self.generation.cache_source.clone() } else { String::new() },
+            replica_id: self.replica.id(),
         };
-        writer.reserve(reservation).await
+        ledger.writer.reserve(reservation).await
     }
 
     /// Settles the request; returns its record.
@@ -82,13 +127,13 @@ impl Settlement {
     fn settle(&mut self, bill: Bill) {
         let Some(slot) = self.slot.take() else { return };
         let bill = if self.is_free { Bill { charged: NanoUsd::ZERO, ..bill } } else { bill };
-        let overrun = (bill.charged - self.reserved).max(NanoUsd::ZERO);
+        let hold = std::mem::take(&mut self.hold);
+        let overrun = (bill.charged - hold.nano).max(NanoUsd::ZERO);
         self.generation.upstream_nano = bill.upstream.0;
         self.generation.charged_nano = bill.charged.0;
-        self.generation.overrun_nano = if self.reserved > NanoUsd::ZERO { overrun.0 } else { 0 };
-        let held = if self.is_free { NanoUsd::ZERO } else { self.reserved };
-        self.account.settle(held, bill.charged);
-        slot.send(Record::Settle(Box::new(self.generation.clone())));
+        self.generation.overrun_nano = if hold.nano > NanoUsd::ZERO { overrun.0 } else { 0 };
+        let settled = Settled { generation: self.generation.clone(), drawn: hold.settle(bill.charged) };
+        slot.send(Record::Settle(Box::new(settled)));
     }
 }
 
@@ -98,7 +143,8 @@ impl Drop for Settlement {
             self.generation.state = "failed".to_owned();
             self.generation.estimated = true;
             self.generation.failure = "the request ended without a bill".to_owned();
-            self.settle(Bill { upstream: self.reserved, charged: self.reserved });
+            let reserved = self.hold.nano;
+            self.settle(Bill { upstream: reserved, charged: reserved });
         }
     }
 }

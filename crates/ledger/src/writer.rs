@@ -2,9 +2,11 @@
 //! away.
 
 use crate::journal::{Journal, Line};
+use crate::replica::Replica;
 use catalog::NanoUsd;
-use database::{Database, DatabaseError, Durability, Generation, Reservation};
+use database::{Database, DatabaseError, Durability, Reservation, Settled};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +21,7 @@ const FREE_KEPT_MAX: usize = 50_000;
 
 pub(crate) enum Record {
     Reserve(Reservation, Answer),
-    Settle(Box<Generation>),
+    Settle(Box<Settled>),
     /// Answered once everything before it is stored, or cannot be.
     Barrier(oneshot::Sender<()>),
 }
@@ -40,24 +42,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Brings what the journal holds into the database and starts the writing task; it ends when the last sender is gone
-    /// and everything is stored. While the database is away, reservations are journaled up to `outage_spend_max`.
-    ///
-    /// # Errors
-    /// When the journal cannot be read, or the database refuses what it holds.
-    pub async fn start(
-        database: Database,
-        mut journal: Journal,
+    /// Starts the writing task; it ends when the last sender is gone and everything is stored. While the database is away,
+    /// reservations are journaled up to `outage_spend_max`.
+    pub fn start(
+        replica: Arc<Replica>,
+        journal: Journal,
         outage_spend_max: NanoUsd,
-    ) -> Result<(Self, tokio::task::JoinHandle<()>), DatabaseError> {
-        let lines = journal.read().map_err(DatabaseError::Journal)?;
-        if !lines.is_empty() {
-            let mut pending = Pending::default();
-            lines.into_iter().for_each(|line| pending.add(line));
-            database.replay(&pending.reservations, &pending.settled).await?;
-            tracing::warn!(settled = pending.settled.len(), "the journal of an earlier outage was booked");
-            journal.clear().map_err(DatabaseError::Journal)?;
-        }
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let database = replica.database.clone();
         let syncs = (database.durability() == Durability::Power).then(|| {
             let (syncs, receiver) = mpsc::channel(SLOTS);
             tokio::spawn(sync(database.clone(), receiver));
@@ -66,6 +58,7 @@ impl Writer {
         let (records, receiver) = mpsc::channel(SLOTS * 2);
         let books = Books {
             database,
+            replica,
             journal,
             outage_spend_max,
             spent: NanoUsd::ZERO,
@@ -74,7 +67,7 @@ impl Writer {
             free_dropped: 0,
             unjournaled: 0,
         };
-        Ok((Self { records, syncs }, tokio::spawn(books.write(receiver))))
+        (Self { records, syncs }, tokio::spawn(books.write(receiver)))
     }
 
     /// Takes the slot that the settlement of one request will need.
@@ -142,16 +135,7 @@ async fn sync(database: Database, mut waiting: mpsc::Receiver<oneshot::Sender<bo
 #[derive(Debug, Default)]
 struct Pending {
     reservations: Vec<Reservation>,
-    settled: Vec<Generation>,
-}
-
-impl Pending {
-    fn add(&mut self, line: Line) {
-        match line {
-            Line::Reserve(reservation) => self.reservations.push(reservation),
-            Line::Settle(generation) => self.settled.push(*generation),
-        }
-    }
+    settled: Vec<Settled>,
 }
 
 /// What a batch brings beside money: who waits for it.
@@ -169,7 +153,7 @@ impl Batch {
                 self.pending.reservations.push(reservation);
                 self.waiting.push(done);
             }
-            Record::Settle(generation) => self.pending.settled.push(*generation),
+            Record::Settle(settled) => self.pending.settled.push(*settled),
             Record::Barrier(done) => self.barriers.push(done),
         }
     }
@@ -177,6 +161,7 @@ impl Batch {
 
 struct Books {
     database: Database,
+    replica: Arc<Replica>,
     journal: Journal,
     outage_spend_max: NanoUsd,
     /// Reserved and not given back since the database went away.
@@ -202,13 +187,14 @@ impl Books {
                 batch.add(record);
             }
             let Batch { pending, waiting, barriers } = batch;
-            match self.database.commit(&pending.reservations, &pending.settled).await {
+            match self.database.commit(&self.replica.id(), &pending.reservations, &pending.settled).await {
                 Ok(()) => {
                     for waiting in waiting {
                         let _gone = waiting.send(Ok(())); // the request may have been given up
                     }
                 }
                 Err(error) if error.is_duplicate() => self.one_by_one(pending, waiting).await,
+                Err(DatabaseError::Fenced) => self.anew(pending, waiting).await,
                 Err(error) => {
                     tracing::error!(%error, "the ledger cannot be written; the journal takes over");
                     release(barriers); // readers see what is stored; they must not wait for what cannot be
@@ -218,15 +204,34 @@ impl Books {
             }
             release(barriers);
         }
+        if let Err(error) = self.replica.leave().await {
+            tracing::warn!(%error, "what this gateway had leased returns when others notice that it is gone");
+        }
+    }
+
+    /// Others took this gateway for dead, and its money is theirs: what was reserved is refused, what was settled is booked
+    /// beside what they settled for it.
+    async fn anew(&mut self, pending: Pending, waiting: Vec<Answer>) {
+        for waiting in waiting {
+            let _gone = waiting.send(Err(DatabaseError::Fenced)); // the request may have been given up
+        }
+        let joined = match self.replica.join_again().await {
+            Ok(()) => self.database.replay(&[], &pending.settled).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = joined {
+            let ids: Vec<&str> = pending.settled.iter().map(|settled| settled.generation.id.as_str()).collect();
+            tracing::error!(%error, ?ids, "settlements were refused; others have settled them at their reservations");
+        }
     }
 
     /// A record that is there already must not keep the others out.
     async fn one_by_one(&mut self, pending: Pending, waiting: Vec<Answer>) {
         for (reservation, waiting) in pending.reservations.into_iter().zip(waiting) {
-            let _gone = waiting.send(self.database.commit(&[reservation], &[]).await);
+            let _gone = waiting.send(self.database.commit(&self.replica.id(), &[reservation], &[]).await);
         }
         if let Err(error) = self.database.replay(&[], &pending.settled).await {
-            let ids: Vec<&str> = pending.settled.iter().map(|generation| generation.id.as_str()).collect();
+            let ids: Vec<&str> = pending.settled.iter().map(|settled| settled.generation.id.as_str()).collect();
             tracing::error!(%error, ?ids, "settlements were refused; their reservations stay open");
         }
     }
@@ -247,7 +252,7 @@ impl Books {
         for (reservation, waiting) in first.reservations.into_iter().zip(waiting) {
             self.reserve_away(reservation, waiting, &cause, &mut pending);
         }
-        first.settled.into_iter().for_each(|generation| self.settle_away(generation, &mut pending));
+        first.settled.into_iter().for_each(|settled| self.settle_away(settled, &mut pending));
         let mut ended = false;
         let mut retrying = Box::pin(self.probe());
         loop {
@@ -277,7 +282,7 @@ impl Books {
                     Some(Record::Reserve(reservation, waiting)) => {
                         self.reserve_away(reservation, waiting, &cause, &mut pending);
                     }
-                    Some(Record::Settle(generation)) => self.settle_away(*generation, &mut pending),
+                    Some(Record::Settle(settled)) => self.settle_away(*settled, &mut pending),
                     Some(Record::Barrier(done)) => release(vec![done]),
                 },
             }
@@ -321,12 +326,11 @@ impl Books {
         let spent = self.spent + NanoUsd(reservation.nano);
         let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
         let id = reservation.generation_id.clone();
-        let line = Line::Reserve(reservation);
-        let answer = match allowed.then(|| self.journal.append(&line)) {
+        let answer = match allowed.then(|| self.journal.append(&Line::Reserve(reservation.clone()))) {
             Some(Ok(())) => {
                 self.spent = spent;
                 self.journaled.insert(id.clone());
-                pending.add(line);
+                pending.reservations.push(reservation);
                 Ok(())
             }
             Some(Err(error)) => Err(DatabaseError::Journal(error)),
@@ -338,7 +342,8 @@ impl Books {
         let _gone = waiting.send(answer); // the request may have been given up
     }
 
-    fn settle_away(&mut self, generation: Generation, pending: &mut Pending) {
+    fn settle_away(&mut self, settled: Settled, pending: &mut Pending) {
+        let generation = &settled.generation;
         if self.journaled.remove(&generation.id) {
             self.spent += NanoUsd(generation.charged_nano - generation.reserved_nano);
         }
@@ -348,14 +353,13 @@ impl Books {
             self.free_dropped += 1;
             return;
         }
-        let line = Line::Settle(Box::new(generation));
-        if let Err(error) = self.journal.append(&line) {
+        if let Err(error) = self.journal.append(&Line::Settle(Box::new(generation.clone()))) {
             if self.unjournaled == 0 {
                 tracing::error!(%error, "settlements are in memory only until the ledger can be written");
             }
             self.unjournaled += 1;
         }
-        pending.add(line);
+        pending.settled.push(settled);
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::failure::Failure;
 use crate::keys::Place;
 use catalog::NanoUsd;
-use database::{Content, ContentFile, content_path};
+use database::{Content, ContentFile, DatabaseConfig, content_path};
 use serde_json::value::RawValue;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use trainer::router::LoggedAnswer;
 
 #[derive(clap::Subcommand)]
@@ -30,12 +30,12 @@ const PAGE: i64 = 500;
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     let Command::Export { tenant, out, place } = command;
-    let path = content_path(&place.path()?);
+    let database = place.config()?;
     match out {
-        None => export(&path, tenant.as_deref(), &mut std::io::stdout().lock()).await.map(|_| ()),
+        None => export(&database, tenant.as_deref(), &mut std::io::stdout().lock()).await.map(|_| ()),
         Some(out) => {
             let mut file = std::io::BufWriter::new(std::fs::File::create(&out)?);
-            let count = export(&path, tenant.as_deref(), &mut file).await?;
+            let count = export(&database, tenant.as_deref(), &mut file).await?;
             file.flush()?;
             println!("{count} answers written to {}", out.display());
             Ok(())
@@ -43,13 +43,23 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
+/// True where contents were ever kept: looking for them makes no file.
+pub(crate) fn has_contents(database: &DatabaseConfig) -> bool {
+    database.url.is_postgres() || content_path(&database.local_path()).is_file()
+}
+
 /// Writes all answers; returns how many.
-pub(crate) async fn export(path: &Path, tenant: Option<&str>, out: &mut dyn Write) -> Result<usize, Failure> {
-    if !path.is_file() {
+pub(crate) async fn export(
+    database: &DatabaseConfig,
+    tenant: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<usize, Failure> {
+    if !has_contents(database) {
+        let path = content_path(&database.local_path());
         let problem = format!("{}: no such file; name tenants in [content] and serve some requests", path.display());
         return Err(Failure::Usage(problem));
     }
-    let file = ContentFile::open(path, None).await?;
+    let file = ContentFile::beside(database, None).await?;
     let (mut after, mut count) = (None, 0);
     loop {
         let page = file.page(tenant, after.as_ref(), PAGE).await?;

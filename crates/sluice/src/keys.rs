@@ -3,8 +3,8 @@
 use crate::failure::Failure;
 use crate::serve::read_config;
 use catalog::NanoUsd;
-use database::{Database, sqlite_path};
-use ledger::{DEFAULT_TENANT, WantedKey, make_key, now_ms};
+use database::{Database, DatabaseConfig, budget_id};
+use ledger::{DEFAULT_TENANT, Limits, Role, WantedKey, make_key, reset_problem};
 use std::path::PathBuf;
 
 #[derive(clap::Subcommand)]
@@ -16,6 +16,12 @@ pub(crate) enum Command {
         /// Spending limit in dollars; none without it.
         #[arg(long, value_name = "USD")]
         limit: Option<f64>,
+        /// When the limit begins anew: daily, weekly or monthly, UTC.
+        #[arg(long, value_name = "WHEN", default_value = "", hide_default_value = true)]
+        reset: String,
+        /// Manages its tenant's keys and reads its books, and asks no model.
+        #[arg(long)]
+        manager: bool,
         /// The tenant that owns the key.
         #[arg(long, default_value = DEFAULT_TENANT)]
         tenant: String,
@@ -48,22 +54,28 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn open(&self) -> Result<Database, Failure> {
-        Ok(Database::open(&self.path()?).await?)
+        Ok(Database::open_with(&self.config()?).await?)
     }
 
-    /// Where the money file lies.
-    pub(crate) fn path(&self) -> Result<PathBuf, Failure> {
-        let file = read_config(self.config.as_deref())?;
-        let url = &file.database().url;
-        sqlite_path(url).ok_or_else(|| Failure::Usage(format!("database.url: `{url}` is no sqlite:// URL")))
+    /// The [database] of the configuration.
+    pub(crate) fn config(&self) -> Result<DatabaseConfig, Failure> {
+        let config = read_config(self.config.as_deref())?.database().clone();
+        match config.url.problem() {
+            None => Ok(config),
+            Some(problem) => Err(Failure::Usage(format!("database.url: {problem}"))),
+        }
     }
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Create { name, limit, tenant, priority, place } => {
-            let limit = limit.map(dollars).transpose()?;
-            create(&place, WantedKey { tenant: &tenant, name: &name, limit, priority }).await
+        Command::Create { name, limit, reset, manager, tenant, priority, place } => {
+            if let Some(problem) = reset_problem(&reset) {
+                return Err(Failure::Usage(format!("--reset: {problem}")));
+            }
+            let limits = Limits { hard: limit.map(dollars).transpose()?, soft: None, reset };
+            let role = if manager { Role::Manager } else { Role::Member };
+            create(&place, WantedKey { tenant, name, role, limits, priority, ..WantedKey::default() }).await
         }
         Command::List { place } => list(&place).await,
         Command::Revoke { key, place } => revoke(&place, &key).await,
@@ -75,17 +87,19 @@ fn dollars(usd: f64) -> Result<NanoUsd, Failure> {
     limit.ok_or_else(|| Failure::Usage(format!("--limit: {usd} is no amount; use dollars, 0 or more")))
 }
 
-async fn create(place: &Place, wanted: WantedKey<'_>) -> Result<(), Failure> {
-    let (key, row) = make_key(&place.open().await?, wanted).await?;
-    println!("{key}");
-    eprintln!("key `{}` of tenant `{}`; it is not shown again", row.name, row.tenant_id);
+async fn create(place: &Place, wanted: WantedKey) -> Result<(), Failure> {
+    let made = make_key(&place.open().await?, wanted).await?;
+    println!("{}", made.token);
+    eprintln!("key `{}` of tenant `{}`; it is not shown again", made.key.row.name, made.key.row.tenant_id);
     Ok(())
 }
 
 async fn list(place: &Place) -> Result<(), Failure> {
     println!("{:<14} {:<24} {:<14} {:>14} {:>14}  state", "hash", "name", "tenant", "limit USD", "spent USD");
-    for key in place.open().await?.keys(None).await? {
-        let limit = key.limit_nano.map_or_else(|| "none".to_owned(), |nano| NanoUsd(nano).to_string());
+    let database = place.open().await?;
+    for key in database.keys(None).await? {
+        let budget = database.budget(&budget_id("key", &key.hash)).await?.unwrap_or_default();
+        let limit = budget.limit_nano.map_or_else(|| "none".to_owned(), |nano| NanoUsd(nano).to_string());
         let state = if key.disabled { "revoked" } else { "active" };
         let (hash, spent) = (&key.hash[..12], NanoUsd(key.usage_nano));
         println!("{hash:<14} {:<24} {:<14} {limit:>14} {:>14}  {state}", key.name, key.tenant_id, spent.to_string());
@@ -94,7 +108,7 @@ async fn list(place: &Place) -> Result<(), Failure> {
 }
 
 async fn revoke(place: &Place, key: &str) -> Result<(), Failure> {
-    match place.open().await?.disable_key(key, now_ms()).await? {
+    match place.open().await?.disable_key(key).await? {
         0 => Err(Failure::Usage(format!("no active key `{key}`; `sluice keys list` shows all"))),
         1 => {
             println!("revoked `{key}`");

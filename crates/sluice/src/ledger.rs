@@ -3,9 +3,9 @@
 use crate::failure::Failure;
 use crate::keys::Place;
 use catalog::NanoUsd;
-use database::{Database, Generation, journal_path};
+use database::{Database, DatabaseConfig, Generation, journal_path};
 use gateway::take_lock;
-use ledger::{Journal, Writer, now_ms};
+use ledger::Journal;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,9 +36,9 @@ struct Confirmed {
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
     let Command::Reconcile { list, statement, place } = command;
-    let path = place.path()?;
-    let database = Database::open(&path).await?;
-    settle_what_is_left(&path, &database).await?;
+    let config = place.config()?;
+    let database = Database::open_with(&config).await?;
+    settle_what_is_left(&config, &database).await?;
     let open = database.unconfirmed().await?;
     println!("{:<34} {:<14} {:<14} {:<24} {:>14}", "generation", "tenant", "key", "model", "reserved USD");
     for generation in &open {
@@ -54,21 +54,21 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         None => open.iter().map(|generation| (generation.id.clone(), generation.reserved_nano)).collect(),
         Some(file) => read_statement(&file, &open)?,
     };
-    let closed = database.reconcile(&confirmed, now_ms()).await?;
+    let closed = database.reconcile(&confirmed).await?;
     println!("{closed} of {} closed", open.len());
     Ok(())
 }
 
 /// Where no gateway runs, reservations of a dead one are settled as unconfirmed first, as its next start would do.
-async fn settle_what_is_left(path: &Path, database: &Database) -> Result<(), Failure> {
-    let Ok(_lock) = take_lock(path) else { return Ok(()) };
-    let journal = Journal::open(&journal_path(path), false)?;
-    let (writer, writing) = Writer::start(database.clone(), journal, NanoUsd::ZERO).await?;
-    drop(writer);
-    if let Err(error) = writing.await {
-        tracing::error!(%error, "the journal's writer ended badly");
+async fn settle_what_is_left(config: &DatabaseConfig, database: &Database) -> Result<(), Failure> {
+    let path = config.local_path();
+    let Ok(_lock) = take_lock(&path) else { return Ok(()) };
+    Journal::open(&journal_path(&path), false)?.book(database).await?;
+    if database.is_shared() {
+        database.reap_dead().await?;
+    } else {
+        database.end_all_replicas().await?;
     }
-    database.settle_unconfirmed().await?;
     Ok(())
 }
 

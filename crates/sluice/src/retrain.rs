@@ -1,10 +1,10 @@
 //! Training again beside the running gateway, once enough new scores have come: a niced child, whose artefact the gateway
 //! reloads like any other.
 
-use crate::content::export;
+use crate::content::{export, has_contents};
 use crate::failure::Failure;
 use crate::serve::read_config;
-use database::{ContentFile, content_path, sqlite_path};
+use database::{ContentFile, DatabaseConfig};
 use gateway::Learning;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -34,27 +34,26 @@ pub(crate) async fn watch(config: Option<PathBuf>) {
 async fn look(config: Option<&Path>, tried_ms: &mut i64) -> Result<Option<PathBuf>, Failure> {
     let file = read_config(config)?;
     let Some(Learning { tenants, artefact, after_scores, embedder }) = file.learning() else { return Ok(None) };
-    let money = sqlite_path(&file.database().url).unwrap_or_else(|| PathBuf::from("data/sluice.db"));
-    let contents = content_path(&money);
-    if !contents.is_file() {
+    let database = file.database();
+    if !has_contents(database) {
         return Ok(None);
     }
-    let scores = ContentFile::open(&contents, None).await?;
+    let scores = ContentFile::beside(database, None).await?;
     let since_ms = changed_ms(&artefact).max(*tried_ms);
     if scores.scored_since(&tenants, since_ms).await? < after_scores {
         return Ok(None);
     }
     *tried_ms = ledger::now_ms();
-    train(&contents, &tenants, &artefact, &embedder).await?;
+    train(database, &tenants, &artefact, &embedder).await?;
     Ok(Some(artefact))
 }
 
-async fn train(contents: &Path, tenants: &[String], artefact: &Path, embedder: &str) -> Result<(), Failure> {
+async fn train(database: &DatabaseConfig, tenants: &[String], artefact: &Path, embedder: &str) -> Result<(), Failure> {
     // Readable to its owner only, and gone with this function, however it ends.
     let log = tempfile::NamedTempFile::new()?;
     let mut file = std::io::BufWriter::new(log.reopen()?);
     for tenant in tenants {
-        export(contents, Some(tenant), &mut file).await?;
+        export(database, Some(tenant), &mut file).await?;
     }
     std::io::Write::flush(&mut file)?;
     drop(file);

@@ -3,8 +3,9 @@
 use crate::stack::{Stack, endpoints, eventually, eventually_settled, question};
 use catalog::NanoUsd;
 use database::{Database, Reservation};
-use ledger::{Journal, Ledger, Writer, now_ms};
+use ledger::{Journal, Ledger, Replica, Writer, now_ms};
 use serde_json::json;
+use std::sync::Arc;
 
 /// One dollar a million tokens, 500 output tokens reserved: the bound of a request is its input plus 500 tokens.
 async fn stack(upstream: &str) -> Stack {
@@ -99,8 +100,8 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sluice.db");
     let database = Database::open(&path).await.expect("a database");
-    let (writer, _writing) = start_writer(&database, &path).await;
-    let (ledger, keys) = Ledger::open(database.clone(), writer.clone(), Some("a")).await.expect("a ledger");
+    let (replica, writer) = join(&database, &path).await;
+    let (ledger, keys) = Ledger::open(Arc::clone(&replica), writer.clone(), Some("a")).await.expect("a ledger");
     let key = keys.and_then(|keys| keys.virtual_key).expect("the first start");
     let hash = ledger.authenticate(&key).await.expect("a caller").account.hash.clone();
     let open = Reservation {
@@ -113,6 +114,7 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
         nano: 777,
         created_ms: 1,
         end_user: String::new(),
+        replica_id: replica.id(),
     };
     let own = |id: &str| Reservation {
         is_free: true,
@@ -125,25 +127,27 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     writer.reserve(own("gen-own")).await.expect("stored");
     writer.reserve(open).await.expect("stored");
     drop((ledger, writer)); // no settlement: as after kill -9
-    let (writer, _writing) = start_writer(&database, &path).await;
-    let (ledger, keys) = Ledger::open(database.clone(), writer, Some("a")).await.expect("a ledger");
+    let (replica, writer) = join(&database, &path).await;
+    let (ledger, keys) = Ledger::open(replica, writer, Some("a")).await.expect("a ledger");
     assert_eq!(keys, None, "keys are shown once");
     let record = ledger.generation("default", "gen-open").await.expect("a query").expect("a record");
     assert_eq!((record.state.as_str(), record.charged_nano), ("unconfirmed", 777));
     assert_eq!(database.open_reservations().await.expect("a count"), 0);
-    assert_eq!(ledger.authenticate(&key).await.expect("a caller").account.used().0, 777);
+    assert_eq!(ledger.key(None, &hash).await.expect("a query").expect("the key").row.usage_nano, 777);
     // What the gateway asked for itself is booked as cost of its own, and no key pays for it, also not when it is closed.
     let own = ledger.generation("default", "gen-own").await.expect("a query").expect("a record");
     assert_eq!((own.upstream_nano, own.charged_nano, own.cache.as_str()), (500, 0, "shadow"));
     assert_eq!(database.compared_since(0).await.expect("a sum"), 500);
-    database.reconcile(&[("gen-own".to_owned(), 400)], now_ms()).await.expect("closed");
+    database.reconcile(&[("gen-own".to_owned(), 400)]).await.expect("closed");
     assert_eq!(database.compared_since(0).await.expect("a sum"), 400);
     assert_eq!(database.charged_to_key(&hash).await.expect("sums"), (2, 777));
 }
 
-async fn start_writer(database: &Database, path: &std::path::Path) -> (Writer, tokio::task::JoinHandle<()>) {
+async fn join(database: &Database, path: &std::path::Path) -> (Arc<Replica>, Writer) {
     let journal = Journal::open(&path.with_extension("journal"), false).expect("a journal");
-    Writer::start(database.clone(), journal, NanoUsd::ZERO).await.expect("a writer")
+    let replica = Replica::join(database.clone(), None).await.expect("joined");
+    let (writer, _writing) = Writer::start(Arc::clone(&replica), journal, NanoUsd::ZERO);
+    (replica, writer)
 }
 
 #[tokio::test]

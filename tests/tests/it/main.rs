@@ -23,5 +23,6 @@ mod policies;
 mod routing;
 mod semantic;
 mod stack;
+mod stores;
 mod tidy;
 mod upstream;

@@ -96,11 +96,9 @@ async fn while_the_database_is_away_known_keys_spend_up_to_the_limit_and_the_boo
     assert_eq!(std::fs::metadata(&journal).expect("a journal").len(), 0);
     let path = crashed.path().join("sluice.db");
     let image = Database::open(&path).await.expect("the image");
-    let lines = ledger::Journal::open(&crashed.path().join("sluice-journal.jsonl"), false).expect("its journal");
-    let (writer, writing) = ledger::Writer::start(image.clone(), lines, catalog::NanoUsd::ZERO).await.expect("booked");
-    drop(writer);
-    writing.await.expect("no panic");
-    image.settle_unconfirmed().await.expect("settled");
+    let mut lines = ledger::Journal::open(&crashed.path().join("sluice-journal.jsonl"), false).expect("its journal");
+    lines.book(&image).await.expect("booked");
+    image.end_all_replicas().await.expect("settled");
     let (_, charged_in_image, open_in_image) = balance(&image).await;
     assert_eq!((charged_in_image, open_in_image), (charged, 0), "a crash in the outage loses nothing");
 }
@@ -180,16 +178,19 @@ async fn unconfirmed_requests_are_closed_at_their_cost_and_a_running_gateway_tak
         nano,
         created_ms: 1,
         end_user: String::new(),
+        replica_id: "dead".to_owned(),
     };
     crate::stack::eventually_settled(&database).await;
-    database.commit(&[open("gen-a", 1_000_000_000), open("gen-b", 2_000_000_000)], &[]).await.expect("stored");
-    assert_eq!(database.settle_unconfirmed().await.expect("settled"), 2);
+    database.register_replica("dead").await.expect("a gateway");
+    let reserved = [open("gen-a", 1_000_000_000), open("gen-b", 2_000_000_000)];
+    database.commit("dead", &reserved, &[]).await.expect("stored");
+    assert_eq!(database.end_replica("dead").await.expect("settled"), 2);
     let listed: Vec<String> = database.unconfirmed().await.expect("a list").into_iter().map(|g| g.id).collect();
     assert_eq!(listed, ["gen-a", "gen-b"]);
     let before = stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("dollars");
     let confirmed = [("gen-a".to_owned(), 250_000_000), ("gen-b".to_owned(), 2_000_000_000)];
-    assert_eq!(database.reconcile(&confirmed, ledger::now_ms()).await.expect("closed"), 2);
-    assert_eq!(database.reconcile(&confirmed, ledger::now_ms()).await.expect("nothing"), 0, "closed once");
+    assert_eq!(database.reconcile(&confirmed).await.expect("closed"), 2);
+    assert_eq!(database.reconcile(&confirmed).await.expect("nothing"), 0, "closed once");
     assert!(database.unconfirmed().await.expect("a list").is_empty());
     balance(&database).await;
     for _ in 0..200 {

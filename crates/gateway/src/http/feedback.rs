@@ -50,7 +50,7 @@ const COMMENT_CHARS_MAX: usize = 1_000;
 
 /// One reader's word: it teaches the cache where the answer was found by meaning, and the router what the model can do.
 pub(super) async fn feedback(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     let feedback: Feedback = read_json(&app, &headers, body).await?;
     if feedback.comment.as_ref().is_some_and(|comment| comment.chars().count() > COMMENT_CHARS_MAX) {
         return Err(FieldError::new("comment", format!("at most {COMMENT_CHARS_MAX} characters are accepted")).into());
@@ -92,7 +92,7 @@ const SCORES_MAX: usize = 1_000;
 
 /// A batch: each score counts as one feedback; ids that are not the tenant's are named and change nothing.
 pub(super) async fn scores(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     let Scores { scores } = read_json(&app, &headers, body).await?;
     if scores.is_empty() || scores.len() > SCORES_MAX {
         let problem = format!("{} scores; send 1 to {SCORES_MAX} at once", scores.len());

@@ -24,7 +24,7 @@ pub(super) async fn get(
     headers: HeaderMap,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     if wanted.id.is_empty() {
         return Err(FieldError::new("id", "missing; ask for /generation?id=gen-…").into());
     }
@@ -39,7 +39,7 @@ pub(super) async fn content(
     headers: HeaderMap,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     if wanted.id.is_empty() {
         return Err(FieldError::new("id", "missing; ask for /generation/content?id=gen-…").into());
     }

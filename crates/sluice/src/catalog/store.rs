@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use catalog::{Event, Listing};
-use database::{DatabaseConfig, sqlite_path};
+use database::DatabaseConfig;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn beside(database: &DatabaseConfig) -> Self {
-        let money = sqlite_path(&database.url).unwrap_or_else(|| PathBuf::from("data/sluice.db"));
+        let money = database.local_path();
         Self { list: money.with_file_name("catalog.json"), events: money.with_file_name("catalog-events.jsonl") }
     }
 

@@ -1,0 +1,190 @@
+//! What settled requests change beside their records: the ledger's transfers, budgets and leases, the sums by day.
+
+use crate::budgets::{CREDITS, KEY, TENANT, budget_id, user_budget_id};
+use crate::connection::DatabaseError;
+use crate::generations::{Generation, Settled};
+use crate::store::{Transaction, groups, places, sql};
+use crate::transfers::{Transfer, insert_transfers};
+use std::collections::BTreeMap;
+
+/// Part of a lease that a request used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drawn {
+    pub budget_id: String,
+    /// The gateway that had leased it.
+    pub replica_id: String,
+    pub nano: i64,
+}
+
+/// What one day's sums are kept by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct UsageKey {
+    tenant_id: String,
+    day: i64,
+    key_hash: String,
+    model: String,
+    endpoint: String,
+    provider: String,
+    app: String,
+    step: String,
+    cache: String,
+}
+
+/// Requests, failed, input, output and reasoning tokens, upstream, charged, saved.
+type Sums = [i64; 8];
+const SUMS: [&str; 8] = [
+    "requests",
+    "failed",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "upstream_nano",
+    "charged_nano",
+    "saved_nano",
+];
+const DAY_MS: i64 = 86_400_000;
+
+/// Sums of a batch; sorted, so that gateways lock rows in one order and never wait for each other in a circle.
+#[derive(Debug, Default)]
+pub(crate) struct Bookings {
+    transfers: Vec<Transfer>,
+    budgets: BTreeMap<String, i64>,
+    leases: BTreeMap<(String, String), i64>,
+    keys: BTreeMap<String, i64>,
+    usage: BTreeMap<UsageKey, Sums>,
+}
+
+impl Bookings {
+    /// Books a request that nobody has booked.
+    pub(crate) fn add(&mut self, settled: &Settled) {
+        let g = &settled.generation;
+        self.transfers.extend(transfers(g, "charge", "cost", g.charged_nano, g.upstream_nano));
+        self.count(g, 1);
+        for drawn in &settled.drawn {
+            *self.leases.entry((drawn.budget_id.clone(), drawn.replica_id.clone())).or_default() += drawn.nano;
+        }
+    }
+
+    /// Books a request again that was booked as `known` before: the difference.
+    pub(crate) fn amend(&mut self, known: &Generation, settled: &Settled) {
+        let g = &settled.generation;
+        let (charged, upstream) = (g.charged_nano - known.charged_nano, g.upstream_nano - known.upstream_nano);
+        self.transfers.extend(transfers(g, "charge_correction", "cost_correction", charged, upstream));
+        self.count(known, -1);
+        self.count(g, 1);
+    }
+
+    fn count(&mut self, g: &Generation, sign: i64) {
+        let charged = sign * g.charged_nano;
+        if charged != 0 {
+            for kind in [TENANT, CREDITS] {
+                *self.budgets.entry(budget_id(kind, &g.tenant_id)).or_default() += charged;
+            }
+            *self.budgets.entry(budget_id(KEY, &g.key_hash)).or_default() += charged;
+            if !g.end_user.is_empty() {
+                *self.budgets.entry(user_budget_id(&g.tenant_id, &g.end_user)).or_default() += charged;
+            }
+            *self.keys.entry(g.key_hash.clone()).or_default() += charged;
+        }
+        let key = UsageKey {
+            tenant_id: g.tenant_id.clone(),
+            day: g.created_ms.div_euclid(DAY_MS),
+            key_hash: g.key_hash.clone(),
+            model: g.model.clone(),
+            endpoint: g.endpoint.clone(),
+            provider: g.provider.clone(),
+            app: g.app.clone(),
+            step: g.step.clone(),
+            cache: g.cache.clone(),
+        };
+        let sums = [
+            1,
+            i64::from(g.state == "failed"),
+            g.input_tokens + g.cache_read_tokens + g.cache_write_tokens,
+            g.output_tokens + g.reasoning_tokens,
+            g.reasoning_tokens,
+            g.upstream_nano,
+            g.charged_nano,
+            g.saved_nano,
+        ];
+        let known = self.usage.entry(key).or_default();
+        known.iter_mut().zip(sums).for_each(|(known, more)| *known += sign * more);
+    }
+
+    pub(crate) async fn write(self, transaction: &mut Transaction) -> Result<(), DatabaseError> {
+        insert_transfers(transaction, &self.transfers).await?;
+        for (id, nano) in self.budgets.iter().filter(|(_, nano)| **nano != 0) {
+            spend(transaction, id, *nano).await?;
+        }
+        for ((budget, replica), nano) in self.leases.iter().filter(|(_, nano)| **nano != 0) {
+            let draw = sql("UPDATE leases SET nano = nano - $3 WHERE budget_id = $1 AND replica_id = $2");
+            draw.bind(budget).bind(replica).bind(*nano).execute_in(transaction).await?;
+        }
+        for (hash, nano) in self.keys.iter().filter(|(_, nano)| **nano != 0) {
+            let charge = sql("UPDATE keys SET usage_nano = usage_nano + $2 WHERE hash = $1");
+            charge.bind(hash).bind(*nano).execute_in(transaction).await?;
+        }
+        let usage: Vec<(&UsageKey, &Sums)> = self.usage.iter().filter(|(_, sums)| **sums != Sums::default()).collect();
+        write_usage(transaction, &usage).await
+    }
+}
+
+/// Adds to what a budget has spent; in a new window it begins at nothing.
+async fn spend(transaction: &mut Transaction, id: &str, nano: i64) -> Result<(), DatabaseError> {
+    let spend = sql(format!(
+        "UPDATE budgets SET spent_nano = CASE WHEN window_ms < {WINDOW} THEN 0 ELSE spent_nano END + $2,
+         window_ms = CASE WHEN window_ms < {WINDOW} THEN {WINDOW} ELSE window_ms END WHERE id = $1"
+    ));
+    spend.bind(id).bind(nano).execute_in(transaction).await?;
+    Ok(())
+}
+
+/// The beginning of a budget's window at the store's time. A clock that goes back begins no window again, since windows only
+/// ever move on. Weeks begin on Mondays: 1970 began on a Thursday.
+pub(crate) const WINDOW: &str = "(CASE reset
+    WHEN 'daily' THEN {now} / 86400000 * 86400000
+    WHEN 'weekly' THEN ({now} / 86400000 + 3) / 7 * 604800000 - 259200000
+    WHEN 'monthly' THEN {month}
+    ELSE 0 END)";
+
+/// A charge moves the tenant's money to us, and a cost ours to the provider.
+fn transfers(g: &Generation, charge: &str, cost: &str, charged: i64, upstream: i64) -> Vec<Transfer> {
+    let transfer = |kind: &str, debit: String, credit: String, nano: i64| Transfer {
+        reference: g.id.clone(),
+        kind: kind.to_owned(),
+        tenant_id: g.tenant_id.clone(),
+        debit,
+        credit,
+        nano,
+        created_ms: g.created_ms,
+    };
+    let tenant = format!("tenant:{}", g.tenant_id);
+    let provider = format!("provider:{}", g.provider);
+    let both = [
+        transfer(charge, tenant, "revenue".to_owned(), charged),
+        transfer(cost, "cost".to_owned(), provider, upstream),
+    ];
+    both.into_iter().filter(|transfer| transfer.nano != 0).collect()
+}
+
+async fn write_usage(transaction: &mut Transaction, rows: &[(&UsageKey, &Sums)]) -> Result<(), DatabaseError> {
+    const COLUMNS: usize = 9 + SUMS.len();
+    let added: Vec<String> =
+        SUMS.iter().map(|column| format!("{column} = usage_days.{column} + excluded.{column}")).collect();
+    for group in groups(rows, COLUMNS) {
+        let mut statement = sql(format!(
+            "INSERT INTO usage_days (tenant_id, day, key_hash, model, endpoint, provider, app, step, cache, {}) VALUES {}
+             ON CONFLICT (tenant_id, day, key_hash, model, endpoint, provider, app, step, cache) DO UPDATE SET {}",
+            SUMS.join(", "),
+            places(group.len(), COLUMNS),
+            added.join(", ")
+        ));
+        for (key, sums) in group {
+            statement = statement.bind(&key.tenant_id).bind(key.day).bind(&key.key_hash).bind(&key.model);
+            statement = statement.bind(&key.endpoint).bind(&key.provider).bind(&key.app).bind(&key.step);
+            statement = sums.iter().fold(statement.bind(&key.cache), |statement, sum| statement.bind(*sum));
+        }
+        statement.execute_in(transaction).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! The ledger: who a token stands for, and what every other part of money and access is reached through.
+
+use crate::account::{Account, Caller, Ended, Tenant};
+use crate::budget::{Budget, Budgets};
+use crate::replica::Replica;
+use crate::writer::Writer;
+use database::{BudgetRow, Database, DatabaseError, TenantRow, budget_id, user_budget_id};
+use rand::Rng;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+
+/// The tenant that exists from the first start.
+pub const DEFAULT_TENANT: &str = "default";
+/// How often changes that others made are looked for.
+const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// Accounts held in memory at the most; beyond it a key is read anew for each request.
+const ACCOUNTS_MAX: usize = 1_000_000;
+
+/// Everything about money and access of one gateway.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pub(crate) database: Database,
+    pub writer: Writer,
+    pub(crate) replica: Arc<Replica>,
+    accounts: Arc<Accounts>,
+    admin_hashes: Arc<Vec<String>>,
+}
+
+type Accounts = RwLock<HashMap<String, Arc<Account>>>;
+
+/// Keys shown once: when they are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartKeys {
+    /// The operator's key, where it was generated.
+    pub admin: Option<String>,
+    /// The first virtual key, where there was none.
+    pub virtual_key: Option<String>,
+}
+
+/// Why a token stands for nobody.
+#[derive(Debug, Error)]
+pub enum AuthError {
+    #[error("no such key")]
+    Unknown,
+    #[error("this key was revoked")]
+    Revoked,
+    #[error("this key has expired")]
+    Expired,
+    #[error("keys cannot be looked up: {0}")]
+    Unavailable(#[from] DatabaseError),
+}
+
+impl Ledger {
+    /// Opens the ledger; at the very first start makes the default tenant, a virtual key and, unless `admin_key` is given,
+    /// an operator's key.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn open(
+        replica: Arc<Replica>,
+        writer: Writer,
+        admin_key: Option<&str>,
+    ) -> Result<(Self, Option<StartKeys>), DatabaseError> {
+        let database = replica.database.clone();
+        let now = now_ms();
+        let tenant = TenantRow {
+            id: DEFAULT_TENANT.to_owned(),
+            name: "Default".to_owned(),
+            created_ms: now,
+            weight: 1,
+            terms: "{}".to_owned(),
+            updated_ms: 0,
+        };
+        let budget = BudgetRow { tenant_id: DEFAULT_TENANT.to_owned(), ..BudgetRow::default() };
+        database.insert_tenant(&tenant, &budget).await?;
+        let has_keys = !database.keys(None).await?.is_empty();
+        let mut generated = None;
+        let mut hashes = database.admin_key_hashes().await?;
+        if let Some(key) = admin_key {
+            hashes.push(hash(key));
+        } else if hashes.is_empty() {
+            let key = random_key("sk-sluice-admin-");
+            database.insert_admin_key(&hash(&key), now).await?;
+            hashes.push(hash(&key));
+            generated = Some(key);
+        }
+        let ledger = Self { database, writer, replica, accounts: Arc::default(), admin_hashes: Arc::new(hashes) };
+        let virtual_key = if has_keys { None } else { Some(crate::keys::first(&ledger.database).await?) };
+        let made_any = generated.is_some() || virtual_key.is_some();
+        let start = made_any.then_some(StartKeys { admin: generated, virtual_key });
+        let (replica, accounts) = (Arc::downgrade(&ledger.replica), Arc::downgrade(&ledger.accounts));
+        tokio::spawn(watch(ledger.database.clone(), replica, accounts));
+        Ok((ledger, start))
+    }
+
+    /// Finds who a token stands for.
+    ///
+    /// # Errors
+    /// `Unknown`, `Revoked` and `Expired` are positive findings; a database that cannot answer is `Unavailable`, never a
+    /// refusal.
+    pub async fn authenticate(&self, token: &str) -> Result<Caller, AuthError> {
+        let hash = hash(token);
+        let known = self.accounts.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        let account = match known {
+            Some(account) => account,
+            None => self.account(&hash).await?.ok_or(AuthError::Unknown)?,
+        };
+        match account.ended(now_ms()) {
+            None => Ok(Caller { account }),
+            Some(Ended::Deleted) => Err(AuthError::Unknown),
+            Some(Ended::Disabled) => Err(AuthError::Revoked),
+            Some(Ended::Expired) => Err(AuthError::Expired),
+        }
+    }
+
+    /// Reads an account with its tenant and budgets.
+    async fn account(&self, hash: &str) -> Result<Option<Arc<Account>>, DatabaseError> {
+        let Some(key) = self.database.key(hash).await? else { return Ok(None) };
+        let Some(tenant) = self.database.tenant(&key.tenant_id).await? else { return Ok(None) };
+        let mut budgets = Vec::new();
+        for (kind, of) in [("key", hash), ("tenant", &tenant.id), ("credits", &tenant.id)] {
+            let id = budget_id(kind, of);
+            let missing = || BudgetRow { id: id.clone(), tenant_id: tenant.id.clone(), ..BudgetRow::default() };
+            budgets.push(self.replica.budget(&id, missing).await?);
+        }
+        let account = Arc::new(Account::of(&key, Arc::new(Tenant::of(&tenant)), Budgets::of(budgets)));
+        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        if accounts.len() < ACCOUNTS_MAX {
+            accounts.insert(hash.to_owned(), Arc::clone(&account));
+        }
+        Ok(Some(account))
+    }
+
+    /// The budget of an end user, where the terms of the tenant limit what each may spend.
+    pub(crate) async fn user_budget(
+        replica: &Replica,
+        tenant: &Tenant,
+        user: &str,
+    ) -> Result<Option<Arc<Budget>>, DatabaseError> {
+        let Some(limit) = tenant.terms.user_limit.as_ref().filter(|_| !user.is_empty()) else { return Ok(None) };
+        let id = user_budget_id(&tenant.id, user);
+        let missing = || BudgetRow {
+            id: id.clone(),
+            tenant_id: tenant.id.clone(),
+            limit_nano: catalog::NanoUsd::from_usd(limit.usd).map(|nano| nano.0),
+            reset: limit.reset.clone(),
+            ..BudgetRow::default()
+        };
+        replica.budget(&id, missing).await.map(Some)
+    }
+
+    /// True where the token is an operator's key; takes the same time for every wrong one.
+    pub fn is_admin(&self, token: &str) -> bool {
+        let presented = hash(token);
+        let matches = self.admin_hashes.iter().map(|known| known.as_bytes().ct_eq(presented.as_bytes()));
+        bool::from(matches.fold(subtle::Choice::from(0), |any, this| any | this))
+    }
+
+    /// The settled record of a tenant's request; waits until what was settled before is stored.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn generation(&self, tenant: &str, id: &str) -> Result<Option<database::Generation>, DatabaseError> {
+        self.writer.barrier().await;
+        self.database.generation(tenant, id).await
+    }
+
+    /// Proves that the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), DatabaseError> {
+        self.database.open_reservations().await.map(|_| ())
+    }
+
+    /// Forgets an account, so that what was changed of its key is read at its next request.
+    pub(crate) fn forget(&self, hash: &str) {
+        self.accounts.write().unwrap_or_else(PoisonError::into_inner).remove(hash);
+    }
+
+    /// The same for all accounts of a tenant.
+    pub(crate) fn forget_tenant(&self, tenant: &str) {
+        let mut accounts = self.accounts.write().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|_, account| account.tenant.id != tenant);
+    }
+}
+
+/// Takes over what others changed, and keeps this gateway's place among them, until the ledger is gone.
+async fn watch(database: Database, replica: Weak<Replica>, accounts: Weak<Accounts>) {
+    /// A change may become visible after its time stamp.
+    const OVERLAP_MS: i64 = 2_000;
+    let mut since = 0;
+    loop {
+        tokio::time::sleep(REFRESH_EVERY).await;
+        let (Some(replica), Some(accounts)) = (replica.upgrade(), accounts.upgrade()) else { return };
+        let looked = async {
+            let now = database.now_ms().await?;
+            if since > 0 {
+                look(&database, &replica, &accounts, since).await?;
+            }
+            replica.tend().await?;
+            replica.forget_idle().await?;
+            Ok::<_, DatabaseError>(now)
+        };
+        match looked.await {
+            Ok(now) => since = now - OVERLAP_MS,
+            Err(error) => tracing::warn!(%error, "what others changed could not be read; will retry"),
+        }
+    }
+}
+
+async fn look(database: &Database, replica: &Replica, accounts: &Accounts, since: i64) -> Result<(), DatabaseError> {
+    let keys = database.keys_updated_since(since).await?;
+    let tenants = database.tenants_updated_since(since).await?;
+    replica.refresh(&database.budgets_updated_since(since).await?).await?;
+    let mut accounts = accounts.write().unwrap_or_else(PoisonError::into_inner);
+    keys.iter().for_each(|key| drop(accounts.remove(&key.hash)));
+    if !tenants.is_empty() {
+        accounts.retain(|_, account| tenants.iter().all(|tenant| tenant.id != account.tenant.id));
+    }
+    Ok(())
+}
+
+/// SHA-256 in hexadecimal; keys carry 256 random bits, so no salt or stretching is needed.
+pub(crate) fn hash(token: &str) -> String {
+    Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn random_key(prefix: &str) -> String {
+    let bytes: [u8; 32] = rand::rng().random();
+    bytes.iter().fold(prefix.to_owned(), |key, byte| format!("{key}{byte:02x}"))
+}
+
+/// Milliseconds since 1970, for time stamps; deadlines use the monotonic clock.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
