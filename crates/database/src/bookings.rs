@@ -25,6 +25,7 @@ struct UsageKey {
     model: String,
     endpoint: String,
     provider: String,
+    sold_as: String,
     app: String,
     step: String,
     cache: String,
@@ -93,6 +94,7 @@ impl Bookings {
             model: g.model.clone(),
             endpoint: g.endpoint.clone(),
             provider: g.provider.clone(),
+            sold_as: g.sold_as.clone(),
             app: g.app.clone(),
             step: g.step.clone(),
             cache: g.cache.clone(),
@@ -168,20 +170,21 @@ fn transfers(g: &Generation, charge: &str, cost: &str, charged: i64, upstream: i
 }
 
 async fn write_usage(transaction: &mut Transaction, rows: &[(&UsageKey, &Sums)]) -> Result<(), DatabaseError> {
-    const COLUMNS: usize = 9 + SUMS.len();
+    const COLUMNS: usize = 10 + SUMS.len();
     let added: Vec<String> =
         SUMS.iter().map(|column| format!("{column} = usage_days.{column} + excluded.{column}")).collect();
     for group in groups(rows, COLUMNS) {
         let mut statement = sql(format!(
-            "INSERT INTO usage_days (tenant_id, day, key_hash, model, endpoint, provider, app, step, cache, {}) VALUES {}
-             ON CONFLICT (tenant_id, day, key_hash, model, endpoint, provider, app, step, cache) DO UPDATE SET {}",
+            "INSERT INTO usage_days (tenant_id, day, key_hash, model, endpoint, provider, sold_as, app, step, cache, {}) VALUES {}
+             ON CONFLICT (tenant_id, day, key_hash, model, endpoint, provider, sold_as, app, step, cache) DO UPDATE SET {}",
             SUMS.join(", "),
             places(group.len(), COLUMNS),
             added.join(", ")
         ));
         for (key, sums) in group {
             statement = statement.bind(&key.tenant_id).bind(key.day).bind(&key.key_hash).bind(&key.model);
-            statement = statement.bind(&key.endpoint).bind(&key.provider).bind(&key.app).bind(&key.step);
+            statement =
+                statement.bind(&key.endpoint).bind(&key.provider).bind(&key.sold_as).bind(&key.app).bind(&key.step);
             statement = sums.iter().fold(statement.bind(&key.cache), |statement, sum| statement.bind(*sum));
         }
         statement.execute_in(transaction).await?;

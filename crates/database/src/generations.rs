@@ -62,6 +62,8 @@ pub struct Generation {
     pub queue_ms: i64,
     pub finish_reason: String,
     pub end_user: String,
+    /// The tenant's own name of a model whose source it hides; else empty.
+    pub sold_as: String,
     /// The application, as it calls itself.
     pub app: String,
     pub referer: String,
@@ -76,7 +78,7 @@ pub struct Generation {
     pub failure: String,
 }
 
-const COLUMNS: [&str; 36] = [
+const COLUMNS: [&str; 37] = [
     "id",
     "tenant_id",
     "key_hash",
@@ -105,6 +107,7 @@ const COLUMNS: [&str; 36] = [
     "queue_ms",
     "finish_reason",
     "end_user",
+    "sold_as",
     "app",
     "referer",
     "user_agent",
@@ -284,6 +287,7 @@ fn bind_generation<'q>(statement: Statement<'q>, g: &'q Generation) -> Statement
         .bind(g.queue_ms)
         .bind(&g.finish_reason)
         .bind(&g.end_user)
+        .bind(&g.sold_as)
         .bind(&g.app)
         .bind(&g.referer)
         .bind(&g.user_agent)

@@ -6,6 +6,7 @@ mod bookings;
 mod budgets;
 mod connection;
 mod contents;
+mod counters;
 mod credits;
 mod generations;
 mod keys;

@@ -15,6 +15,7 @@ pub struct UsageRow {
     pub model: String,
     pub endpoint: String,
     pub provider: String,
+    pub sold_as: String,
     pub app: String,
     pub step: String,
     pub cache: String,
@@ -46,18 +47,20 @@ pub enum SplitBy {
     Model,
     Endpoint,
     Provider,
+    SoldAs,
     App,
     Step,
     Cache,
 }
 
 impl SplitBy {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Tenant, "tenant_id"),
         (Self::Key, "key_hash"),
         (Self::Model, "model"),
         (Self::Endpoint, "endpoint"),
         (Self::Provider, "provider"),
+        (Self::SoldAs, "sold_as"),
         (Self::App, "app"),
         (Self::Step, "step"),
         (Self::Cache, "cache"),

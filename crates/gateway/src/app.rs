@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::contents::Contents;
 use crate::flight::Flights;
+use crate::limits::Streams;
 use crate::meaning::Audits;
 use crate::pressure::Pressure;
 use crate::session::Sessions;
@@ -35,6 +36,7 @@ pub struct App {
     pub(crate) embedder: Option<Embedder>,
     pub(crate) flights: Flights,
     pub(crate) sessions: Sessions,
+    pub(crate) streams: Streams,
     pub(crate) audits: Audits,
     pub(crate) spending: Spending,
     pub(crate) trials: Trials,
@@ -149,6 +151,7 @@ impl App {
             embedder,
             flights: Flights::default(),
             sessions: Sessions::default(),
+            streams: Streams::default(),
             audits: Audits::default(),
             spending,
             trials: Trials::default(),

@@ -32,9 +32,7 @@ pub(crate) async fn holder(app: &App, headers: &HeaderMap) -> Result<Caller, Err
 pub(crate) async fn caller(app: &App, headers: &HeaderMap) -> Result<Caller, Error> {
     let caller = holder(app, headers).await?;
     if caller.account.role == Role::Manager {
-        return Err(Error::Forbidden(
-            "a management key manages keys and asks no model; use a key of the role `member`",
-        ));
+        return Err(Error::Forbidden("a management key asks no model; use a key of the role `member`".to_owned()));
     }
     Ok(caller)
 }
@@ -63,7 +61,7 @@ pub(crate) async fn manager(app: &App, headers: &HeaderMap, workspace: Option<&s
     }
     let caller = holder(app, headers).await?;
     if caller.account.role != Role::Manager {
-        return Err(Error::Forbidden("this needs a management key (role `manager`), or the operator's"));
+        return Err(Error::Forbidden("this needs a management key (role `manager`), or the operator's".to_owned()));
     }
     let tenant = caller.tenant().to_owned();
     if workspace.is_some_and(|workspace| workspace != tenant) {
@@ -78,5 +76,5 @@ pub(crate) fn operator(app: &App, headers: &HeaderMap) -> Result<(), Error> {
     if app.ledger.is_admin(token) {
         return Ok(());
     }
-    Err(Error::Forbidden("this needs the operator's key"))
+    Err(Error::Forbidden("this needs the operator's key".to_owned()))
 }

@@ -2,10 +2,11 @@
 //! are scored side by side. What is asked obeys every demand of the request and every rule of its policy; nobody's key pays.
 
 use crate::app::App;
+use crate::asked::{Asked, Named, Purpose};
 use crate::contents::{Rater, may_keep};
 use crate::meaning;
-use crate::pipeline::{self, Asked, Named, Purpose};
 use crate::relay;
+use crate::resolve;
 use crate::served::Served;
 use crate::spending::Reserved;
 use crate::telemetry;
@@ -188,7 +189,8 @@ async fn judged(
     answers.shuffle(&mut rand::rng()); // judges favour what they read first
     let request = judge_request(&asked.request, judge, answers).ok_or("no question for the judge")?;
     let caller = asked.caller.clone();
-    let resolved = pipeline::resolve(app, caller, request, Instant::now()).map_err(|_| "no judge")?;
+    let resolved =
+        resolve::resolve(app, caller, request, asked.origin.clone(), Instant::now()).map_err(|_| "no judge")?;
     let resolved = resolved.for_the_sake_of(asked, Purpose::Judgement);
     let verdict = ask(app, resolved, reserved).await.ok_or("no verdict")?;
     let scores = read_verdict(verdict.reply.first_text(), answers.len()).ok_or("a verdict that cannot be read")?;

@@ -10,15 +10,17 @@ pub use examples::Tried;
 pub use report::{ConfigError, Mistake};
 
 use crate::contents::ContentConfig;
+use crate::limits::LimitsConfig;
 use cache::CacheConfig;
 use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
 use embedding::EmbeddingConfig;
+use ipnet::IpNet;
 pub use learning::Learning;
 use learning::{RouterConfig, ShadowConfig};
 use ledger::CreditTerms;
 use policies::answerers;
-use providers::{ExecutionConfig, Provider, ProviderConfig, Providers};
+use providers::{ExecutionConfig, Provider, ProviderConfig, Providers, Secret};
 use router::{Example, Policy, PolicyConfig, Predictor};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +39,8 @@ pub struct ServerConfig {
     pub listen: String,
     /// The environment variable that holds the operator's key; unset, a key is generated at the first start.
     pub admin_key_env: String,
+    /// Whose `X-Forwarded-For` says who the client is.
+    pub trusted_proxies: Vec<IpNet>,
     pub body_bytes_max: usize,
     /// A body that comes more slowly, after the first `header_timeout_ms`, is given up.
     pub body_bytes_per_second_min: u64,
@@ -61,6 +65,7 @@ impl Default for ServerConfig {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
             admin_key_env: "SLUICE_ADMIN_KEY".to_owned(),
+            trusted_proxies: Vec::new(),
             body_bytes_max: 32 * 1024 * 1024,
             body_bytes_per_second_min: 1_024,
             connections_max: 10_000,
@@ -83,6 +88,8 @@ struct Tables {
     database: DatabaseConfig,
     #[serde(default)]
     credits: CreditTerms,
+    #[serde(default)]
+    limits: LimitsConfig,
     #[serde(default)]
     embedding: EmbeddingConfig,
     #[serde(default)]
@@ -127,6 +134,9 @@ pub struct Config {
     pub server: ServerConfig,
     pub database: DatabaseConfig,
     pub credits: CreditTerms,
+    /// What Stripe signs its webhooks with; without it there are none.
+    pub(crate) stripe_secret: Option<Secret>,
+    pub limits: LimitsConfig,
     pub embedding: EmbeddingConfig,
     pub cache: CacheConfig,
     pub content: ContentConfig,
@@ -297,13 +307,17 @@ impl ConfigFile {
             .iter()
             .flat_map(|(name, config)| config.examples.iter().map(|example| (name.clone(), example.clone())));
         let examples = examples.collect();
-        let Tables { mut server, database, credits, embedding, cache, content, router, execution, .. } = self.tables;
+        let stripe_secret = self.stripe_secret(&environment, &mut notices);
+        let Tables { mut server, database, credits, limits, embedding, cache, content, router, execution, .. } =
+            self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
         let providers = providers.into_iter().map(|provider| (provider.name.clone(), Arc::new(provider))).collect();
         Ok(Config {
             server,
             database,
             credits,
+            stripe_secret,
+            limits,
             embedding,
             cache,
             content,
@@ -319,6 +333,15 @@ impl ConfigFile {
             answerers,
             notices,
         })
+    }
+
+    fn stripe_secret(&self, environment: impl Fn(&str) -> Option<String>, notices: &mut Vec<String>) -> Option<Secret> {
+        let name = self.tables.credits.stripe_secret_env.as_ref()?;
+        let secret = environment(name).and_then(|text| Secret::new(&text));
+        if secret.is_none() {
+            notices.push(format!("webhooks of Stripe are OFF: {name} is not set ([credits] stripe_secret_env)"));
+        }
+        secret
     }
 
     fn money_mistakes(&self) -> Vec<Mistake> {

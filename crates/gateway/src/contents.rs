@@ -1,6 +1,6 @@
 //! What tenants agreed to have kept: prompts, answers, and what somebody made of them; the router learns from it.
 
-use crate::pipeline::{Asked, Purpose};
+use crate::asked::{Asked, Purpose};
 use crate::served::Served;
 use crate::telemetry;
 use database::{Content, ContentFile, DatabaseConfig, DatabaseError, Score};

@@ -3,7 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use catalog::UnknownModel;
-use ledger::NotEnough;
+use ledger::{NotEnough, RateExceeded};
 use protocol::FieldError;
 use providers::{Failure, FailureKind, Refusal};
 use router::Rejected;
@@ -15,7 +15,12 @@ use std::time::Duration;
 pub(crate) enum Error {
     BadRequest(FieldError),
     Unauthenticated(&'static str),
-    Forbidden(&'static str),
+    Forbidden(String),
+    /// A limit of the key is used up.
+    RateExceeded(RateExceeded),
+    TooManyStreams {
+        limit: u32,
+    },
     NotEnoughMoney(NotEnough),
     UnknownModel(UnknownModel),
     UnknownPolicy {
@@ -95,6 +100,17 @@ impl Error {
                 }
                 retry_after_s = Some(retry_after(refusal).as_millis().div_ceil(1_000).max(1) as u64);
             }
+            Self::RateExceeded(exceeded) => {
+                metadata.push(("limit", json!(exceeded.rule)));
+                metadata.push(("limit_value", json!(exceeded.limit)));
+                metadata.push(("window", json!(exceeded.window)));
+                retry_after_s = Some(exceeded.retry_after_ms.unsigned_abs().div_ceil(1_000).max(1));
+            }
+            Self::TooManyStreams { limit } => {
+                metadata.push(("limit", json!("rules.streams_max")));
+                metadata.push(("limit_value", json!(limit)));
+                retry_after_s = Some(1);
+            }
             Self::Overloaded | Self::StorageFull | Self::Unavailable | Self::Stopping => retry_after_s = Some(1),
             _ => {}
         }
@@ -105,7 +121,10 @@ impl Error {
         match self {
             Self::BadRequest(error) => (StatusCode::BAD_REQUEST, "invalid_request", error.to_string()),
             Self::Unauthenticated(problem) => (StatusCode::UNAUTHORIZED, "authentication", (*problem).to_owned()),
-            Self::Forbidden(problem) => (StatusCode::FORBIDDEN, "permission_denied", (*problem).to_owned()),
+            Self::Forbidden(problem) => (StatusCode::FORBIDDEN, "permission_denied", problem.clone()),
+            Self::RateExceeded(_) | Self::TooManyStreams { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", self.limit_message())
+            }
             Self::NotEnoughMoney(short) => (
                 StatusCode::PAYMENT_REQUIRED,
                 "payment_required",
@@ -166,6 +185,31 @@ impl Error {
             Self::Internal { id } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "server", format!("internal error; request {id}"))
             }
+        }
+    }
+
+    /// Which limit of the key it is and when to come back.
+    fn limit_message(&self) -> String {
+        match self {
+            Self::RateExceeded(exceeded) => {
+                format!("{exceeded}; try again in {} s", exceeded.retry_after_ms.unsigned_abs().div_ceil(1_000))
+            }
+            Self::TooManyStreams { limit } => {
+                format!("rules.streams_max is {limit}, and that many are open; close one first")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// The same without who is behind a model.
+    pub(crate) fn without_source(self) -> Self {
+        match self {
+            Self::Upstream { failure, attempts } => {
+                let message = "it did not answer".to_owned();
+                Self::Upstream { failure: Failure { provider: "the model".to_owned(), message, ..failure }, attempts }
+            }
+            Self::NoCapableEndpoint(_) => Self::NoCapableEndpoint(Vec::new()),
+            other => other,
         }
     }
 
@@ -280,6 +324,12 @@ impl IntoResponse for Error {
             response.headers_mut().insert("x-sluice-queue-ms", HeaderValue::from(waited.as_millis() as u64));
         }
         response
+    }
+}
+
+impl From<RateExceeded> for Error {
+    fn from(exceeded: RateExceeded) -> Self {
+        Self::RateExceeded(exceeded)
     }
 }
 

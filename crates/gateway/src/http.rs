@@ -1,7 +1,9 @@
 //! The routes: one file a noun below. Inference and management answer under `/v1` and `/api/v1`.
 
+mod activity;
 mod cache;
 mod chat;
+mod credits;
 mod endpoints;
 mod feedback;
 mod generation;
@@ -47,6 +49,10 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/cache/{id}", delete(cache::forget_one))
         .route("/cache/lookup", post(cache::lookup))
         .route("/cache/stats", get(cache::stats))
+        .route("/activity", get(activity::activity))
+        .route("/credits", get(credits::standing))
+        .route("/datasets/rankings-daily", get(activity::models))
+        .route("/datasets/app-rankings", get(activity::apps))
         .route("/key", get(keys::current))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{hash}", get(keys::one).patch(keys::change).delete(keys::delete))
@@ -54,6 +60,9 @@ pub(crate) fn routes(live: Live) -> Router {
     Router::new()
         .nest("/v1", api.clone())
         .nest("/api/v1", api)
+        .route("/admin/credits", post(credits::top_up))
+        .route("/admin/credits/refunds", post(credits::refund))
+        .route("/webhooks/stripe", post(credits::stripe))
         .route("/admin/tenants", get(tenants::list).post(tenants::create))
         .route("/admin/tenants/{id}", get(tenants::get).patch(tenants::change))
         .route("/health", get(health::health))

@@ -1,6 +1,7 @@
 //! The HTTP server, the one pipeline, telemetry; composes the configuration.
 
 mod app;
+mod asked;
 mod auth;
 mod compare;
 pub mod config;
@@ -8,11 +9,15 @@ mod connection;
 mod contents;
 mod error;
 mod flight;
+mod grants;
 mod http;
+mod limits;
 mod meaning;
+mod origin;
 mod pipeline;
 mod pressure;
 mod relay;
+mod resolve;
 mod serve;
 mod served;
 mod session;

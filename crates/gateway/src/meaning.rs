@@ -1,7 +1,7 @@
 //! What the semantic level does for a request: its question, the offer, and what its outcome teaches.
 
 use crate::app::App;
-use crate::pipeline::{Asked, Purpose};
+use crate::asked::{Asked, Purpose};
 use crate::relay;
 use crate::served::Served;
 use crate::telemetry;

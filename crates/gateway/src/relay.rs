@@ -1,12 +1,14 @@
 //! The relay task of a flight: owns the upstream call, the cache write and the settlement, whoever still listens.
 
 use crate::app::App;
+use crate::asked::Asked;
 use crate::compare::{self, Comparison};
 use crate::contents::may_keep;
 use crate::error::Error;
 use crate::flight::{Leader, Stalled};
 use crate::meaning::{self, Similar};
-use crate::pipeline::{self, Asked};
+use crate::pipeline;
+use crate::resolve;
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
 use catalog::{Billing, Endpoint, Keeping, NanoUsd};
@@ -52,7 +54,7 @@ impl Progress {
     fn given_up_by(&self, asked: &Asked) -> NanoUsd {
         let attempts = self.attempts.list();
         let given_up = attempts.iter().filter(|attempt| asked.gave_up(attempt, self.request_timeout_ms));
-        given_up.map(providers::Attempt::wasted_cost).sum()
+        given_up.map(|attempt| asked.sold.given_up_cost(attempt)).sum()
     }
 
     /// What calls that brought nothing cost.
@@ -132,6 +134,7 @@ async fn fly(
         && let Some(entry) = found.entry.take()
     {
         let hit = Hit::Similar { probability: offer.probability };
+        pipeline::set_aside_for_hit(settlement, asked).await?;
         let served = pipeline::hit(app, asked, &entry, hit, progress.trace.clone());
         progress.similar = found.look.take().map(|look| (found.question.clone(), look, entry));
         return Ok(served);
@@ -157,7 +160,7 @@ async fn fly(
         queued: progress.queued,
         max_tokens: lowered,
         notice: match &call.in_place_of {
-            Some(gone) => Some(pipeline::stands_in(gone, &call.endpoint.model)),
+            Some(gone) => Some(resolve::stands_in(gone, &call.endpoint.model)),
             None => asked.notice.clone(),
         },
     });
@@ -193,7 +196,8 @@ fn billed(app: &App, asked: &Asked, endpoint: &Endpoint, usage: Usage, progress:
     // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
     // up is the request's to pay.
     let is_empty = usage.completion_tokens() == 0 && !usage.estimated;
-    let charged = if is_empty { NanoUsd::ZERO } else { taken } + progress.given_up_by(asked);
+    let answer = if is_empty { NanoUsd::ZERO } else { asked.sold.answer_cost(endpoint, usage) };
+    let charged = answer + progress.given_up_by(asked);
     let upstream = taken + progress.wasted();
     // A plan's tokens are paid for elsewhere: they save nothing that could be counted.
     let saved = match endpoint.billing {
@@ -273,7 +277,7 @@ fn verified(trial: &Trial, reply: &Reply, samples: &Mutex<Vec<String>>) -> Resul
     }
 }
 
-fn no_money(error: ReserveError) -> Error {
+pub(crate) fn no_money(error: ReserveError) -> Error {
     match error {
         ReserveError::NotEnough(short) => Error::NotEnoughMoney(short),
         ReserveError::Database(error) => storage(error),
@@ -376,7 +380,8 @@ async fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> R
     let keeping = if asked.request.may_be_kept_for_an_hour() { Keeping::Hour } else { Keeping::Usual };
     let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
     let bound = |(candidate, cap): (&Candidate, u64)| {
-        candidate.endpoint.price.bound(route.input_tokens, cap.saturating_mul(asked.request.n), keeping)
+        asked.sold.price(&candidate.endpoint).bound(route.input_tokens, cap.saturating_mul(asked.request.n), keeping)
+            + asked.sold.per_answer()
     };
     let wanted = candidates.iter().copied().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
     let floors = caps.iter().map(|cap| (*cap).min(OUTPUT_TOKENS_FLOOR));
@@ -384,9 +389,10 @@ async fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> R
     let granted = settlement.reserve(wanted, needed).await.map_err(no_money)?;
     let mut calls = Vec::new();
     for (at, (candidate, cap)) in candidates.into_iter().zip(caps).enumerate() {
-        let price = &candidate.endpoint.price;
+        let price = asked.sold.price(&candidate.endpoint);
+        let for_tokens = granted - asked.sold.per_answer();
         let affordable =
-            price.affordable_output_tokens(granted, route.input_tokens, keeping).unwrap_or(0) / asked.request.n;
+            price.affordable_output_tokens(for_tokens, route.input_tokens, keeping).unwrap_or(0) / asked.request.n;
         if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
             calls.push(Call {
                 endpoint: Arc::clone(&candidate.endpoint),
@@ -457,8 +463,8 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         (Some(endpoint), _) => {
             let estimate = || Usage::estimate(asked.request.prompt_bytes(), progress.text_chars);
             let usage = progress.usage.unwrap_or_else(estimate);
-            bill.charged = endpoint.price.cost(usage);
-            bill.upstream += bill.charged;
+            bill.charged = asked.sold.price(endpoint).cost(usage);
+            bill.upstream += endpoint.price.cost(usage);
             if usage.completion_tokens() == 0 && !usage.estimated && state == "failed" {
                 bill.charged = NanoUsd::ZERO;
             }
@@ -468,7 +474,7 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         (None, Some(attempt)) => {
             let is_cancelled = attempt.outcome == Outcome::Cancelled;
             bill.charged = progress.given_up_by(asked);
-            bill.charged += if is_cancelled { attempt.wasted_cost() } else { NanoUsd::ZERO };
+            bill.charged += if is_cancelled { asked.sold.given_up_cost(attempt) } else { NanoUsd::ZERO };
             attempt.wasted.map(|usage| (&attempt.endpoint, usage))
         }
         (None, None) => None,

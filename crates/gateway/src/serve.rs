@@ -4,8 +4,10 @@ use crate::app::{App, Live, Started};
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::http::routes;
+use crate::origin::Peer;
 use crate::telemetry;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -113,8 +115,8 @@ async fn accept(app: &App, live: &Live, listener: TcpListener, stop: &Cancellati
             () = &mut stopped => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, address)) => (stream, Peer(address.ip())),
             Err(error) => {
                 // Out of descriptors, mostly: waiting a little beats spinning.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -126,7 +128,12 @@ async fn accept(app: &App, live: &Live, listener: TcpListener, stop: &Cancellati
             tracing::debug!(%error, "no TCP_NODELAY");
         }
         let io = TokioIo::new(Connection::new(stream, stall_max));
-        let connection = graceful.watch(builder.serve_connection(io, service.clone()));
+        let service = service.clone();
+        let service = service_fn(move |mut request| {
+            request.extensions_mut().insert(peer);
+            service.call(request)
+        });
+        let connection = graceful.watch(builder.serve_connection(io, service));
         tokio::spawn(async move {
             let _permit = permit;
             if let Err(error) = connection.await {

@@ -80,16 +80,16 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// The same answer for another request that costs nothing.
-    pub(crate) fn again(&self, hit: Hit, source: &str, notice: Option<String>, baseline_cost: NanoUsd) -> Self {
+    /// The same answer for another request, which pays `cost`.
+    pub(crate) fn again(
+        &self,
+        hit: Hit,
+        source: &str,
+        notice: Option<String>,
+        (cost, baseline_cost): (NanoUsd, NanoUsd),
+    ) -> Self {
         let head = Head { hit, source: Some(source.to_owned()), notice, ..(*self.head).clone() };
-        Self {
-            head: Arc::new(head),
-            cost: NanoUsd::ZERO,
-            upstream: NanoUsd::ZERO,
-            saved: baseline_cost,
-            ..self.clone()
-        }
+        Self { head: Arc::new(head), cost, upstream: NanoUsd::ZERO, saved: baseline_cost, ..self.clone() }
     }
 }
 

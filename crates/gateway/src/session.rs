@@ -1,7 +1,7 @@
 //! Where conversations were answered last: a provider that still remembers a prompt reads it again for a fraction of its
 //! price.
 
-use crate::pipeline::Asked;
+use crate::asked::Asked;
 use catalog::Endpoint;
 use protocol::Usage;
 use protocol::dialect::Dialect;

@@ -1,6 +1,6 @@
 //! Whether the checks of cascades are to be trusted: what comparisons made of answers that had passed.
 
-use crate::pipeline::Asked;
+use crate::asked::Asked;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -3,6 +3,7 @@
 use crate::budget::Budgets;
 use crate::rules::Rules;
 use crate::terms::Terms;
+use catalog::NanoUsd;
 use database::{KeyRow, TenantRow};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -77,6 +78,11 @@ impl Caller {
     /// The tenant that owns the key.
     pub fn tenant(&self) -> &str {
         &self.account.tenant.id
+    }
+
+    /// What its tenant has been given or has paid in advance; `None` where it has no credits.
+    pub fn credits(&self) -> Option<NanoUsd> {
+        self.account.budgets.iter().find(|budget| budget.id.starts_with("credits:"))?.limit()
     }
 }
 

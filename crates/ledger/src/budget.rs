@@ -65,6 +65,11 @@ impl Budget {
         differs
     }
 
+    /// The limit, where it has one.
+    pub(crate) fn limit(&self) -> Option<NanoUsd> {
+        self.state().limit
+    }
+
     /// Forgets what was leased: the database gave it to others. What is reserved is settled without it.
     pub(crate) fn lose_lease(&self, replica_id: String) {
         let mut state = self.state();

@@ -2,9 +2,12 @@
 
 use crate::account::{Account, Caller, Ended, Tenant};
 use crate::budget::{Budget, Budgets};
+use crate::rates::{Left, Rate, RateExceeded, Rates};
 use crate::replica::Replica;
 use crate::writer::Writer;
-use database::{BudgetRow, Database, DatabaseError, TenantRow, budget_id, user_budget_id};
+use database::{
+    BudgetRow, Database, DatabaseError, SplitBy, TenantRow, UsageFilter, UsageRow, budget_id, user_budget_id,
+};
 use rand::Rng;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -26,6 +29,7 @@ pub struct Ledger {
     pub(crate) database: Database,
     pub writer: Writer,
     pub(crate) replica: Arc<Replica>,
+    pub(crate) rates: Rates,
     accounts: Arc<Accounts>,
     admin_hashes: Arc<Vec<String>>,
 }
@@ -88,7 +92,9 @@ impl Ledger {
             hashes.push(hash(&key));
             generated = Some(key);
         }
-        let ledger = Self { database, writer, replica, accounts: Arc::default(), admin_hashes: Arc::new(hashes) };
+        let rates = Rates::of(database.clone());
+        let (accounts, admin_hashes) = (Arc::default(), Arc::new(hashes));
+        let ledger = Self { database, writer, replica, rates, accounts, admin_hashes };
         let virtual_key = if has_keys { None } else { Some(crate::keys::first(&ledger.database).await?) };
         let made_any = generated.is_some() || virtual_key.is_some();
         let start = made_any.then_some(StartKeys { admin: generated, virtual_key });
@@ -160,6 +166,19 @@ impl Ledger {
         bool::from(matches.fold(subtle::Choice::from(0), |any, this| any | this))
     }
 
+    /// Counts towards a limit, unless it is used up.
+    ///
+    /// # Errors
+    /// When it is used up, with when it begins anew.
+    pub async fn count(&self, rate: &Rate, amount: u64) -> Result<Left, RateExceeded> {
+        self.rates.count(rate, amount).await
+    }
+
+    /// Counts what a request turned out to need beyond what was counted, or gives back what it did not.
+    pub fn correct_count(&self, rate: &Rate, difference: i64) {
+        self.rates.correct(rate, difference);
+    }
+
     /// The settled record of a tenant's request; waits until what was settled before is stored.
     ///
     /// # Errors
@@ -167,6 +186,20 @@ impl Ledger {
     pub async fn generation(&self, tenant: &str, id: &str) -> Result<Option<database::Generation>, DatabaseError> {
         self.writer.barrier().await;
         self.database.generation(tenant, id).await
+    }
+
+    /// How many gateways share the database, this one included.
+    pub fn gateways_alive(&self) -> u32 {
+        self.replica.alive()
+    }
+
+    /// Sums of days, split as asked, newest day first; waits until what was settled before is stored.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn usage(&self, filter: UsageFilter<'_>, split: &[SplitBy]) -> Result<Vec<UsageRow>, DatabaseError> {
+        self.writer.barrier().await;
+        self.database.usage(filter, split).await
     }
 
     /// Proves that the database answers.

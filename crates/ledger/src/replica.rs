@@ -5,6 +5,7 @@ use catalog::NanoUsd;
 use database::{BudgetRow, Database, DatabaseError, WantedLease};
 use rand::Rng;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub struct Replica {
     pub(crate) database: Database,
     id: RwLock<String>,
     budgets: RwLock<HashMap<String, Arc<Budget>>>,
+    /// Gateways that are alive, this one included.
+    alive: AtomicU32,
 }
 
 impl Replica {
@@ -39,7 +42,7 @@ impl Replica {
         }
         let id = fresh_id();
         database.register_replica(&id).await?;
-        Ok(Arc::new(Self { database, id: RwLock::new(id), budgets: RwLock::default() }))
+        Ok(Arc::new(Self { database, id: RwLock::new(id), budgets: RwLock::default(), alive: AtomicU32::new(1) }))
     }
 
     /// Its name in the database; a new one after others took it for dead.
@@ -61,6 +64,11 @@ impl Replica {
     /// Leaves: others may lease at once what it had.
     pub(crate) async fn leave(&self) -> Result<(), DatabaseError> {
         self.database.end_replica(&self.id()).await.map(|_| ())
+    }
+
+    /// How many gateways are alive, this one included.
+    pub(crate) fn alive(&self) -> u32 {
+        self.alive.load(Ordering::Relaxed)
     }
 
     /// A budget that is known here.
@@ -136,6 +144,8 @@ impl Replica {
                 "requests of a gateway that ended were settled as unconfirmed at their reservation"
             );
         }
+        let alive = self.database.replicas_alive().await?;
+        self.alive.store(u32::try_from(alive).unwrap_or(1).max(1), Ordering::Relaxed);
         for id in self.database.budgets_wanted(HEEDED_MS).await? {
             if let Some(budget) = self.known(&id) {
                 self.give_back(&budget).await?;

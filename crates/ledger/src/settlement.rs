@@ -3,6 +3,7 @@
 use crate::account::Account;
 use crate::budget::{Budgets, Hold, NotEnough};
 use crate::ledger::Ledger;
+use crate::rates::{Rate, Rates};
 use crate::replica::Replica;
 use crate::writer::{Overloaded, Record};
 use catalog::NanoUsd;
@@ -37,6 +38,8 @@ pub struct Settlement {
     account: Arc<Account>,
     replica: Arc<Replica>,
     hold: Hold,
+    /// Tokens that were counted before it was known how many there are.
+    counted: Option<(Rates, Rate, u64)>,
     /// No key pays: the gateway asks for itself.
     is_free: bool,
     /// The record so far; whoever knows a field fills it in.
@@ -56,7 +59,12 @@ impl Settlement {
     ) -> Result<Self, Overloaded> {
         let slot = ledger.writer.slot()?;
         let replica = Arc::clone(&ledger.replica);
-        Ok(Self { slot: Some(slot), account, replica, hold: Hold::default(), is_free, generation })
+        Ok(Self { slot: Some(slot), account, replica, hold: Hold::default(), counted: None, is_free, generation })
+    }
+
+    /// Corrects at its end how many tokens were counted towards a limit.
+    pub fn correct_at_end(&mut self, ledger: &Ledger, rate: Rate, counted: u64) {
+        self.counted = Some((ledger.rates.clone(), rate, counted));
     }
 
     /// Sets money aside in all budgets of the request: `wanted`, or what the poorest has left where that is less but at least
@@ -132,6 +140,14 @@ impl Settlement {
         self.generation.upstream_nano = bill.upstream.0;
         self.generation.charged_nano = bill.charged.0;
         self.generation.overrun_nano = if hold.nano > NanoUsd::ZERO { overrun.0 } else { 0 };
+        if let Some((rates, rate, counted)) = self.counted.take() {
+            let g = &self.generation;
+            let is_hit = ["exact", "similar", "coalesced"].contains(&g.cache.as_str());
+            let taken =
+                g.input_tokens + g.cache_read_tokens + g.cache_write_tokens + g.output_tokens + g.reasoning_tokens;
+            let counted = i64::try_from(counted).unwrap_or(i64::MAX);
+            rates.correct(&rate, if is_hit { 0 } else { taken } - counted);
+        }
         let settled = Settled { generation: self.generation.clone(), drawn: hold.settle(bill.charged) };
         slot.send(Record::Settle(Box::new(settled)));
     }

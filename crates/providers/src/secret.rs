@@ -14,8 +14,8 @@ impl Secret {
         fits.then(|| Self(text.to_owned()))
     }
 
-    /// The credential itself, for the one header it belongs in.
-    pub(crate) fn expose(&self) -> &str {
+    /// The credential itself, for the one place it belongs in.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

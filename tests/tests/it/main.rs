@@ -1,5 +1,6 @@
 //! Behaviour of the whole gateway, over TCP, against a provider on a loopback port.
 
+mod access;
 mod bound;
 mod budget;
 mod cache;

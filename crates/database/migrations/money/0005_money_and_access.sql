@@ -82,6 +82,7 @@ CREATE TABLE usage_days (
     model            TEXT NOT NULL,
     endpoint         TEXT NOT NULL,
     provider         TEXT NOT NULL,
+    sold_as          TEXT NOT NULL,
     app              TEXT NOT NULL,
     step             TEXT NOT NULL,
     cache            TEXT NOT NULL,
@@ -93,12 +94,13 @@ CREATE TABLE usage_days (
     upstream_nano    BIGINT NOT NULL,
     charged_nano     BIGINT NOT NULL,
     saved_nano       BIGINT NOT NULL,
-    PRIMARY KEY (tenant_id, day, key_hash, model, endpoint, provider, app, step, cache)
+    PRIMARY KEY (tenant_id, day, key_hash, model, endpoint, provider, sold_as, app, step, cache)
 );
 CREATE INDEX usage_by_day ON usage_days (day);
 
 ALTER TABLE reservations ADD COLUMN replica_id TEXT NOT NULL DEFAULT '';
--- Who asked, as clients say of themselves.
+-- The tenant's own name of a model whose source it hides from its clients; and who asked, as clients say of themselves.
+ALTER TABLE generations ADD COLUMN sold_as TEXT NOT NULL DEFAULT '';
 ALTER TABLE generations ADD COLUMN app TEXT NOT NULL DEFAULT '';
 ALTER TABLE generations ADD COLUMN referer TEXT NOT NULL DEFAULT '';
 ALTER TABLE generations ADD COLUMN user_agent TEXT NOT NULL DEFAULT '';
@@ -107,9 +109,9 @@ ALTER TABLE generations ADD COLUMN step TEXT NOT NULL DEFAULT '';
 CREATE INDEX generations_by_user ON generations (tenant_id, end_user) WHERE end_user <> '';
 CREATE INDEX generations_by_age ON generations (created_ms);
 
-INSERT INTO usage_days (tenant_id, day, key_hash, model, endpoint, provider, app, step, cache, requests, failed,
+INSERT INTO usage_days (tenant_id, day, key_hash, model, endpoint, provider, sold_as, app, step, cache, requests, failed,
     input_tokens, output_tokens, reasoning_tokens, upstream_nano, charged_nano, saved_nano)
-    SELECT tenant_id, created_ms / 86400000, key_hash, model, endpoint, provider, '', '', cache, COUNT(*),
+    SELECT tenant_id, created_ms / 86400000, key_hash, model, endpoint, provider, '', '', '', cache, COUNT(*),
     SUM(CASE WHEN state = 'failed' THEN 1 ELSE 0 END), SUM(input_tokens + cache_read_tokens + cache_write_tokens),
     SUM(output_tokens + reasoning_tokens), SUM(reasoning_tokens), SUM(upstream_nano), SUM(charged_nano), SUM(saved_nano)
     FROM generations GROUP BY tenant_id, created_ms / 86400000, key_hash, model, endpoint, provider, cache;

@@ -3,12 +3,12 @@
 use crate::app::App;
 use crate::auth;
 use crate::error::Error;
-use crate::http::{read_body, read_json};
-use crate::{meaning, pipeline};
+use crate::http::{chat, read_json};
+use crate::meaning;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{Extensions, HeaderMap};
 use cache::{CASE_NAMES, Filter, Look};
 use database::DatabaseError;
 use protocol::FieldError;
@@ -17,12 +17,14 @@ use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
 /// What the cache has for a request, and why it would or would not give it; nothing is counted, stored or called.
-pub(super) async fn lookup(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
+pub(super) async fn lookup(
+    State(app): State<App>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let caller = auth::caller(&app, &headers).await?;
-    let body = read_body(&app, &headers, body).await?;
-    let request = super::chat::read_request(&body, &headers)?;
-    let asked = pipeline::resolve(&app, caller, request, started)?;
+    let asked = chat::asked(&app, (&extensions, &headers), body, started).await?;
     let exact = app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.fits(entry));
     let found = meaning::find(&app, &asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.as_ref());
@@ -56,7 +58,7 @@ fn case(look: &Look) -> Value {
 
 /// What the levels hold, and the running error estimate of each policy.
 pub(super) async fn stats(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     let tenant = caller.tenant();
     let answers = app.cache.count(tenant).await.map_err(unreadable)?;
     let config = app.cache.config();
@@ -99,7 +101,7 @@ pub(super) struct Forget {
 }
 
 pub(super) async fn forget(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     let wanted: Forget = read_json(&app, &headers, body).await?;
     let is_named = wanted.tag.is_some() || wanted.model.is_some() || wanted.older_than_s.is_some();
     if wanted.all == is_named {
@@ -126,7 +128,7 @@ pub(super) async fn forget_one(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Error> {
-    let caller = auth::caller(&app, &headers).await?;
+    let caller = auth::holder(&app, &headers).await?;
     let filter = Filter { id: Some(id.clone()), ..Filter::default() };
     let ids = app.cache.forget(caller.tenant(), &filter).await.map_err(unreadable)?;
     if ids.is_empty() {

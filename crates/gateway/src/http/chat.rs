@@ -1,17 +1,21 @@
 //! `POST /chat/completions`: one answer, whole or streamed, in OpenRouter's shape.
 
 use crate::app::App;
+use crate::asked::Asked;
 use crate::auth;
 use crate::error::Error;
 use crate::flight::{Follower, Next};
 use crate::http::read_body;
-use crate::pipeline::{self, Asked, Delivery, drop_unserved, settle_hit};
+use crate::limits::{self, OpenStream};
+use crate::origin::Origin;
+use crate::pipeline::{self, Delivery, drop_unserved, settle_hit};
 use crate::pressure::UnderWay;
+use crate::resolve;
 use crate::served::{Head, Hit, Served};
 use crate::telemetry;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
@@ -30,31 +34,35 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A longer name of a conversation is not kept.
 const SESSION_BYTES_MAX: usize = 256;
 
-pub(super) async fn complete(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn complete(
+    State(app): State<App>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let started = Instant::now();
-    match answer(&app, &headers, body, started).await {
+    match answer(&app, (&extensions, &headers), body, started).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
 }
 
-async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Response, Error> {
+async fn answer(app: &App, from: (&Extensions, &HeaderMap), body: Body, started: Instant) -> Result<Response, Error> {
     let server = &app.config.server;
     let under_way =
         app.pressure.admit(server.requests_max, Duration::from_millis(server.lag_max_ms)).ok_or_else(|| {
             telemetry::shed("pressure");
             Error::Overloaded
         })?;
-    let caller = auth::caller(app, headers).await?;
-    let body = read_body(app, headers, body).await?;
-    let request = read_request(&body, headers)?;
-    let asked = pipeline::resolve(app, caller, request, started)?;
+    let mut asked = asked(app, from, body, started).await?;
+    asked.counted = limits::count(app, &asked).await?;
     let streamed = asked.request.stream;
+    let open = if streamed { Some(app.streams.open(app, &asked)?) } else { None };
     let (asked, delivery) = pipeline::run(app, asked).await?;
     let id = asked.id.clone();
     let delivered = async {
-        if streamed {
-            return stream_out(app.clone(), Arc::clone(&asked), delivery, under_way).await;
+        if let Some(open) = open {
+            return stream_out(app.clone(), Arc::clone(&asked), delivery, (under_way, open)).await;
         }
         whole_out(app, &asked, delivery).await
     };
@@ -63,13 +71,32 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) ->
         () = app.closing.cancelled() => Err(Arc::new(Error::Stopping)),
     };
     // From here on there is a record, so even an error carries its id.
-    let mut response = response.unwrap_or_else(|error| (*error).clone().into_response());
+    let shown = |error: Arc<Error>| {
+        let error = (*error).clone();
+        if asked.sold.hides_source { error.without_source() } else { error }
+    };
+    let mut response = response.unwrap_or_else(|error| shown(error).into_response());
+    describe_limits(response.headers_mut(), &asked);
     insert(response.headers_mut(), "x-generation-id", &id);
     Ok(response)
 }
 
+/// Finds out who asks what.
+pub(super) async fn asked(
+    app: &App,
+    (extensions, headers): (&Extensions, &HeaderMap),
+    body: Body,
+    started: Instant,
+) -> Result<Asked, Error> {
+    let caller = auth::caller(app, headers).await?;
+    let body = read_body(app, headers, body).await?;
+    let request = read_request(&body, headers)?;
+    let origin = Origin::of(extensions, headers, &app.config.server.trusted_proxies);
+    resolve::resolve(app, caller, request, origin, started)
+}
+
 /// Reads the body, lets the headers make its cache rules stricter, and takes the conversation's name from them.
-pub(super) fn read_request(body: &Bytes, headers: &HeaderMap) -> Result<ChatRequest, Error> {
+fn read_request(body: &Bytes, headers: &HeaderMap) -> Result<ChatRequest, Error> {
     let mut request = ChatRequest::parse(body)?;
     let control = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or("");
     let mode = &mut request.sluice.cache.mode;
@@ -117,9 +144,9 @@ async fn whole_out(app: &App, asked: &Arc<Asked>, delivery: Delivery) -> Result<
     if let Value::Object(body) = &mut body {
         stamp(body, asked, &served.head, served.reply.created);
         hide_thoughts(body, asked, "message");
-        body.insert("usage".to_owned(), usage(&served));
+        body.insert("usage".to_owned(), usage(&served, asked));
         if asked.request.sluice.trace {
-            body.insert("sluice".to_owned(), account(&served, true));
+            body.insert("sluice".to_owned(), account(&served, !asked.sold.hides_source));
         }
     }
     let mut response = axum::Json(body).into_response();
@@ -153,7 +180,8 @@ impl Waiting {
             Ok(served) => {
                 let coalesced = {
                     let notice = asked.notice_of(&served.head);
-                    served.again(Hit::Coalesced, leader_id, notice, asked.baseline_cost(app, served.usage))
+                    let money = (asked.sold.hit_cost(), asked.baseline_cost(app, served.usage));
+                    served.again(Hit::Coalesced, leader_id, notice, money)
                 };
                 settle_hit(*settlement, asked, &coalesced, "served");
                 Ok(Arc::new(coalesced))
@@ -188,14 +216,14 @@ struct Outgoing {
     /// What the client has been sent of the answer.
     told: Told,
     ended: bool,
-    _under_way: UnderWay,
+    _held: (UnderWay, OpenStream),
 }
 
 async fn stream_out(
     app: App,
     asked: Arc<Asked>,
     delivery: Delivery,
-    under_way: UnderWay,
+    held: (UnderWay, OpenStream),
 ) -> Result<Response, Arc<Error>> {
     let (head, follower, waiting, served) = match delivery {
         Delivery::Ready(served) => (Arc::clone(&served.head), None, None, Some(served)),
@@ -231,7 +259,7 @@ async fn stream_out(
         ready: VecDeque::new(),
         told: Told::default(),
         ended: false,
-        _under_way: under_way,
+        _held: held,
     };
     if let Some(served) = served {
         outgoing.end_well(&served);
@@ -303,8 +331,9 @@ impl Outgoing {
         body.insert("choices".to_owned(), json!([]));
         stamp(&mut body, &self.asked, &self.head, served.reply.created);
         body.insert("object".to_owned(), json!("chat.completion.chunk"));
-        body.insert("usage".to_owned(), usage(served));
-        body.insert("sluice".to_owned(), account(served, self.asked.request.sluice.trace));
+        body.insert("usage".to_owned(), usage(served, &self.asked));
+        let with_trace = self.asked.request.sluice.trace && !self.asked.sold.hides_source;
+        body.insert("sluice".to_owned(), account(served, with_trace));
         self.emit(&Value::Object(body));
         self.ready.push_back(DONE.to_owned());
         self.ended = true;
@@ -312,6 +341,7 @@ impl Outgoing {
 
     /// Sends the error inside the stream; there is no terminal event after it, so that nobody takes it for an end.
     fn end_badly(&mut self, error: &Error) {
+        let error = if self.asked.sold.hides_source { error.clone().without_source() } else { error.clone() };
         let mut body = match error.body() {
             Value::Object(body) => body,
             _ => Map::new(),
@@ -347,8 +377,14 @@ fn hide_thoughts(body: &mut Map<String, Value>, asked: &Asked, part: &str) {
 /// Puts the gateway's own names over the provider's.
 fn stamp(body: &mut Map<String, Value>, asked: &Asked, head: &Head, created: u64) {
     body.insert("id".to_owned(), json!(asked.id));
-    body.insert("model".to_owned(), json!(head.model));
-    body.insert("provider".to_owned(), json!(head.provider));
+    if asked.sold.hides_source {
+        body.insert("model".to_owned(), json!(asked.sold.name));
+        body.shift_remove("provider");
+        body.shift_remove("system_fingerprint");
+    } else {
+        body.insert("model".to_owned(), json!(head.model));
+        body.insert("provider".to_owned(), json!(head.provider));
+    }
     let created = if created == 0 { ledger::now_ms() as u64 / 1_000 } else { created };
     body.insert("created".to_owned(), json!(created));
     for choice in body.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -359,13 +395,16 @@ fn stamp(body: &mut Map<String, Value>, asked: &Asked, head: &Head, created: u64
 }
 
 /// The provider's usage with what it cost.
-fn usage(served: &Served) -> Value {
+fn usage(served: &Served, asked: &Asked) -> Value {
     let mut usage = served.usage.to_openai();
     if let Some(Value::Object(stated)) = &served.reply.usage {
         usage.extend(stated.clone());
     }
     usage.insert("cost".to_owned(), json!(served.cost.as_usd()));
-    usage.insert("cost_details".to_owned(), json!({"upstream_inference_cost": served.upstream.as_usd()}));
+    usage.shift_remove("cost_details");
+    if !asked.sold.hides_source {
+        usage.insert("cost_details".to_owned(), json!({"upstream_inference_cost": served.upstream.as_usd()}));
+    }
     usage.insert("is_byok".to_owned(), json!(false));
     Value::Object(usage)
 }
@@ -392,13 +431,17 @@ fn describe(headers: &mut HeaderMap, asked: &Asked, head: &Head) {
     if let Hit::Similar { probability } = head.hit {
         insert(headers, "x-sluice-cache-probability", &format!("{probability:.4}"));
     }
-    insert(headers, "x-sluice-model", &head.model);
-    insert(headers, "x-sluice-provider", &head.provider);
-    if !head.policy.is_empty() {
-        insert(headers, "x-sluice-policy", &head.policy);
+    if asked.sold.hides_source {
+        insert(headers, "x-sluice-model", &asked.sold.name);
+    } else {
+        insert(headers, "x-sluice-model", &head.model);
+        insert(headers, "x-sluice-provider", &head.provider);
+        if !head.policy.is_empty() {
+            insert(headers, "x-sluice-policy", &head.policy);
+        }
+        insert(headers, "x-sluice-attempts", &head.attempts.len().to_string());
     }
-    insert(headers, "x-sluice-attempts", &head.attempts.len().to_string());
-    if let Some(notice) = &head.notice {
+    if let Some(notice) = head.notice.as_ref().filter(|_| !asked.sold.hides_source) {
         insert(headers, "x-sluice-model-notice", notice);
     }
     if let Some(max_tokens) = head.max_tokens {
@@ -409,6 +452,26 @@ fn describe(headers: &mut HeaderMap, asked: &Asked, head: &Head) {
     insert(headers, "x-sluice-overhead-us", &overhead.as_micros().to_string());
     if !head.queued.is_zero() {
         insert(headers, "x-sluice-queue-ms", &head.queued.as_millis().to_string());
+    }
+}
+
+/// What is left of the key's limits, and when they begin anew.
+fn describe_limits(headers: &mut HeaderMap, asked: &Asked) {
+    let limits = [
+        (
+            asked.counted.requests,
+            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ),
+        (
+            asked.counted.tokens,
+            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+        ),
+    ];
+    for (left, names) in limits {
+        let Some(left) = left else { continue };
+        insert(headers, names[0], &left.limit.to_string());
+        insert(headers, names[1], &left.remaining.to_string());
+        insert(headers, names[2], &left.reset_ms.to_string());
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) async fn list(
     Path((author, slug)): Path<(String, String)>,
 ) -> Result<Json<Value>, Error> {
     let model = find(&app, &author, &slug)?;
-    let shows_speed = auth::caller(&app, &headers).await.is_ok();
+    let shows_speed = auth::holder(&app, &headers).await.is_ok();
     let endpoints: Vec<Value> = listed(&model).map(|endpoint| row(&app, &model, endpoint, shows_speed)).collect();
     Ok(Json(json!({"data": {
         "id": model.id, "name": model.name, "created": model.released.as_deref().map_or(0, day_seconds),
@@ -27,7 +27,7 @@ pub(super) async fn list(
 
 /// The endpoints that are known to keep no prompts.
 pub(super) async fn zdr(State(app): State<App>, headers: HeaderMap) -> Json<Value> {
-    let shows_speed = auth::caller(&app, &headers).await.is_ok();
+    let shows_speed = auth::holder(&app, &headers).await.is_ok();
     let mut rows = Vec::new();
     for model in app.config.catalog.models() {
         let keeps_none = |endpoint: &&std::sync::Arc<Endpoint>| endpoint.facts.stores_prompts == Some(false);

@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::auth;
 use crate::error::Error;
+use crate::http::activity::app_id;
 use crate::http::iso_time;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -58,8 +59,22 @@ fn unreadable(error: database::DatabaseError) -> Error {
     Error::Unavailable
 }
 
+/// Who is behind a model whose source its tenant hides is not shown.
 fn row(generation: &Generation) -> Value {
-    let g = generation;
+    let g = &if generation.sold_as.is_empty() {
+        generation.clone()
+    } else {
+        Generation {
+            model: generation.sold_as.clone(),
+            provider: String::new(),
+            endpoint: String::new(),
+            policy: String::new(),
+            attempts: "[]".to_owned(),
+            reasons: "null".to_owned(),
+            ..generation.clone()
+        }
+    };
+    let is_hidden = !g.sold_as.is_empty();
     let usd = |nano: i64| NanoUsd(nano).as_usd();
     let stored = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
     let named = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -67,7 +82,7 @@ fn row(generation: &Generation) -> Value {
         "id": g.id, "request_id": g.id, "model": g.model,
         "provider_name": named(&g.provider), "router": named(&g.policy),
         "created_at": iso_time(g.created_ms), "streamed": g.streamed, "cancelled": g.state == "cancelled",
-        "total_cost": usd(g.charged_nano), "usage": usd(g.charged_nano), "upstream_inference_cost": usd(g.upstream_nano),
+        "total_cost": usd(g.charged_nano), "usage": usd(g.charged_nano), "upstream_inference_cost": (!is_hidden).then(|| usd(g.upstream_nano)),
         "is_byok": false, "api_type": "completions", "data_region": "global", "origin": "",
         "workspace_id": g.tenant_id, "external_user": named(&g.end_user),
         "tokens_prompt": g.input_tokens + g.cache_read_tokens + g.cache_write_tokens,
@@ -75,6 +90,8 @@ fn row(generation: &Generation) -> Value {
         "finish_reason": named(&g.finish_reason), "native_finish_reason": named(&g.finish_reason),
         "latency": g.latency_ms, "generation_time": g.latency_ms,
         "response_cache_source_id": named(&g.cache_source),
+        "session_id": named(&g.session_id), "http_referer": named(&g.referer), "user_agent": named(&g.user_agent),
+        "app_id": named(&g.app).map(|app| app_id(&app)),
     });
     row["native_tokens_prompt"] = row["tokens_prompt"].clone();
     row["native_tokens_completion"] = row["tokens_completion"].clone();
@@ -86,14 +103,14 @@ fn row(generation: &Generation) -> Value {
     row["sluice"] = json!({
         "state": g.state, "cache": g.cache, "model_asked": g.model_asked, "endpoint": named(&g.endpoint),
         "reserved_usd": usd(g.reserved_nano), "overrun_usd": usd(g.overrun_nano), "saved_usd": usd(g.saved_nano),
-        "estimated": g.estimated, "queue_ms": g.queue_ms, "failure": named(&g.failure),
+        "app": named(&g.app), "step": named(&g.step), "estimated": g.estimated, "queue_ms": g.queue_ms, "failure": named(&g.failure),
         "attempts": stored(&g.attempts), "trace": stored(&g.reasons),
     });
     row
 }
 
 /// Fields of OpenRouter's schema that this gateway has no figure for.
-const UNKNOWN: [&str; 16] = [
+const UNKNOWN: [&str; 13] = [
     "upstream_id",
     "cache_discount",
     "native_tokens_completion_images",
@@ -104,10 +121,7 @@ const UNKNOWN: [&str; 16] = [
     "num_fetches",
     "web_search_engine",
     "moderation_latency",
-    "app_id",
     "service_tier",
     "preset_id",
-    "user_agent",
-    "http_referer",
     "provider_responses",
 ];

@@ -88,7 +88,7 @@ pub(super) async fn create(
     let new: NewKey = read_json(&app, &headers, body).await?;
     let Manager { rank, tenant } = auth::manager(&app, &headers, new.workspace_id.as_deref()).await?;
     if new.role == Role::Manager && rank != Rank::Operator {
-        return Err(Error::Forbidden("a management key is made by the operator"));
+        return Err(Error::Forbidden("a management key is made by the operator".to_owned()));
     }
     no_byok(new.include_byok_in_limit)?;
     let reset = new.limit_reset.unwrap_or_default();

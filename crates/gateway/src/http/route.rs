@@ -1,23 +1,27 @@
 //! `POST /route`: what would be done with a request and why; no provider is called and nothing is stored.
 
 use crate::app::App;
-use crate::auth;
 use crate::error::Error;
-use crate::http::read_body;
-use crate::{meaning, pipeline, relay};
+use crate::http::chat;
+use crate::{meaning, relay};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{Extensions, HeaderMap};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
+pub(super) async fn explain(
+    State(app): State<App>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let caller = auth::caller(&app, &headers).await?;
-    let body = read_body(&app, &headers, body).await?;
-    let request = super::chat::read_request(&body, &headers)?;
-    let asked = pipeline::resolve(&app, caller, request, started)?;
+    let asked = chat::asked(&app, (&extensions, &headers), body, started).await?;
+    if asked.sold.hides_source {
+        return Err(Error::NotFound(format!("what answers `{}` is not shown", asked.sold.name)));
+    }
     let exact =
         app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.reads_cache() && asked.fits(entry));
     let found = meaning::find(&app, &asked).await;
