@@ -80,7 +80,7 @@ struct Clock {
 
 /// sqlite.org/lang_datefunc.html
 const SQLITE_CLOCK: Clock = Clock {
-    now: "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    now: "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)",
     month: "CAST(strftime('%s', 'now', 'start of month') AS INTEGER) * 1000",
 };
 

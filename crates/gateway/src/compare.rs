@@ -3,6 +3,7 @@
 
 use crate::app::App;
 use crate::asked::{Asked, Named, Purpose};
+use crate::calls;
 use crate::contents::{Rater, may_keep};
 use crate::meaning;
 use crate::relay;
@@ -81,7 +82,7 @@ pub(crate) fn draw(app: &App, asked: &Asked, route: &Route, answered: &Call) -> 
 
 /// The most that a comparison can cost; `None` where its judge may not see the request.
 fn bound(app: &App, asked: &Asked, route: &Route, models: &[String]) -> Option<NanoUsd> {
-    let cap = |endpoint: &Endpoint| relay::natural_cap(asked, endpoint);
+    let cap = |endpoint: &Endpoint| calls::natural_cap(asked, endpoint);
     let asks = |model: &String| {
         let of = route.candidates.iter().filter(|candidate| candidate.endpoint.model == *model);
         let cost = |endpoint: &Endpoint| endpoint.price.bound(route.input_tokens, cap(endpoint), Keeping::Hour);

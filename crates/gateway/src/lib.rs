@@ -3,6 +3,7 @@
 mod app;
 mod asked;
 mod auth;
+mod calls;
 mod compare;
 pub mod config;
 mod connection;

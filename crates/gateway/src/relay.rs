@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::asked::Asked;
+use crate::calls;
 use crate::compare::{self, Comparison};
 use crate::contents::may_keep;
 use crate::error::Error;
@@ -11,12 +12,12 @@ use crate::pipeline;
 use crate::resolve;
 use crate::served::{Head, Hit, Served, attempts_json};
 use crate::telemetry;
-use catalog::{Billing, Endpoint, Keeping, NanoUsd};
-use ledger::{Bill, NotEnough, ReserveError, Settlement};
+use catalog::{Billing, Endpoint, NanoUsd};
+use ledger::{Bill, ReserveError, Settlement};
 use protocol::{CacheMode, Reply, Usage};
-use providers::{Answer, Attempts, Call, Checking, Order, Outcome, ReplyStream, Success, Ticket};
+use providers::{Answer, Attempts, Checking, Order, Outcome, ReplyStream, Success, Ticket};
 use rand::Rng;
-use router::{Candidate, Offer, Question, Route, Trial, decide};
+use router::{Offer, Question, Route, Trial, decide};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -223,7 +224,7 @@ async fn first_success(
     route: &Route,
     progress: &mut Progress,
 ) -> Result<(Success, Duration), Error> {
-    let calls = reserve(asked, settlement, route).await?;
+    let calls = calls::reserve(asked, settlement, route).await?;
     let samples = Mutex::new(Vec::new());
     let checking = |reply: &Reply| route.trial.as_ref().map_or(Ok(()), |trial| verified(trial, reply, &samples));
     settlement.generation.model.clone_from(&calls[0].endpoint.model);
@@ -333,88 +334,6 @@ pub(crate) fn trace(asked: &Asked, route: &Route, offer: Option<&Offer>, why_not
         "not_shown": candidates + rejected - first(candidates) - first(rejected),
     });
     json!({"route": shown, "cache": {"offer": offer, "ineligible": ineligible}})
-}
-
-/// Fewest output tokens that are worth a call.
-const OUTPUT_TOKENS_FLOOR: u64 = 16;
-/// Endpoints tried for one request at the most.
-const CANDIDATES_MAX: usize = 5;
-const STAND_INS_MAX: usize = 2;
-/// Models of one request that are tried at least once.
-const MODELS_MAX: usize = 8;
-
-/// The candidates that are tried: the first ones, but each named model at least once, and whoever stands in for a model that
-/// may be gone.
-fn tried(candidates: &[Candidate]) -> Vec<&Candidate> {
-    let mut models: Vec<&str> = Vec::new();
-    let mut chosen = Vec::new();
-    let (mut others, mut stand_ins) = (CANDIDATES_MAX, STAND_INS_MAX);
-    for candidate in candidates {
-        let is_new = models.len() < MODELS_MAX && !models.contains(&candidate.endpoint.model.as_str());
-        let left = if candidate.in_place_of.is_some() { &mut stand_ins } else { &mut others };
-        if *left == 0 && !(is_new && candidate.in_place_of.is_none()) {
-            continue;
-        }
-        *left = left.saturating_sub(1);
-        models.push(&candidate.endpoint.model);
-        chosen.push(candidate);
-    }
-    chosen
-}
-
-/// Sets aside the most that the candidates could cost, or what the key has left, and fits the output caps to it.
-async fn reserve(asked: &Asked, settlement: &mut Settlement, route: &Route) -> Result<Vec<Call>, Error> {
-    if route.candidates.is_empty() {
-        return Err(Error::NoCapableEndpoint(route.rejected.clone()));
-    }
-    let on_trial = route.trial.iter().flat_map(|trial| {
-        route.candidates.get(trial.candidate).into_iter().flat_map(|candidate| vec![candidate; trial.check.samples()])
-    });
-    let on_trial: Vec<&Candidate> = on_trial.collect();
-    let trials = on_trial.len();
-    // A model on trial answers only where it passes.
-    let on_trial_model = on_trial.first().map(|candidate| candidate.endpoint.model.as_str());
-    let others = tried(&route.candidates).into_iter();
-    let others = others.filter(|candidate| Some(candidate.endpoint.model.as_str()) != on_trial_model);
-    let candidates: Vec<&Candidate> = on_trial.iter().copied().chain(others).collect();
-    let keeping = if asked.request.may_be_kept_for_an_hour() { Keeping::Hour } else { Keeping::Usual };
-    let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
-    let bound = |(candidate, cap): (&Candidate, u64)| {
-        asked.sold.price(&candidate.endpoint).bound(route.input_tokens, cap.saturating_mul(asked.request.n), keeping)
-            + asked.sold.per_answer()
-    };
-    let wanted = candidates.iter().copied().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
-    let floors = caps.iter().map(|cap| (*cap).min(OUTPUT_TOKENS_FLOOR));
-    let needed = candidates.iter().copied().zip(floors).map(bound).min().unwrap_or_default();
-    let granted = settlement.reserve(wanted, needed).await.map_err(no_money)?;
-    let mut calls = Vec::new();
-    for (at, (candidate, cap)) in candidates.into_iter().zip(caps).enumerate() {
-        let price = asked.sold.price(&candidate.endpoint);
-        let for_tokens = granted - asked.sold.per_answer();
-        let affordable =
-            price.affordable_output_tokens(for_tokens, route.input_tokens, keeping).unwrap_or(0) / asked.request.n;
-        if affordable >= cap.min(OUTPUT_TOKENS_FLOOR) {
-            calls.push(Call {
-                endpoint: Arc::clone(&candidate.endpoint),
-                rank: if at < trials { at } else { candidate.rank + trials },
-                on_trial: at < trials,
-                max_tokens: if affordable >= cap { asked.request.max_tokens.map(|_| cap) } else { Some(affordable) },
-                expected_output_tokens: candidate.expected_output_tokens,
-                in_place_of: candidate.in_place_of.clone(),
-            });
-        }
-    }
-    if calls.is_empty() {
-        let budget = "the key".to_owned();
-        return Err(Error::NotEnoughMoney(NotEnough { budget, available: granted, needed }));
-    }
-    Ok(calls)
-}
-
-/// The output cap of a request at an endpoint where money is no object.
-pub(crate) fn natural_cap(asked: &Asked, endpoint: &Endpoint) -> u64 {
-    let asked_cap = asked.request.max_tokens.unwrap_or(endpoint.output_tokens_reserved_max);
-    asked_cap.min(endpoint.output_tokens_max)
 }
 
 async fn relay_stream(

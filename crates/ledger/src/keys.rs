@@ -129,8 +129,8 @@ impl Ledger {
     /// When the database refuses.
     pub async fn key(&self, tenant: Option<&str>, hash: &str) -> Result<Option<Key>, DatabaseError> {
         let is_its = |row: &KeyRow| !row.deleted && tenant.is_none_or(|tenant| tenant == row.tenant_id);
-        let Some(row) = self.database.key(hash).await?.filter(is_its) else { return Ok(None) };
         self.writer.barrier().await;
+        let Some(row) = self.database.key(hash).await?.filter(is_its) else { return Ok(None) };
         let budget = self.database.budget(&budget_id("key", hash)).await?.unwrap_or_default();
         let charged = charged(&self.database, &row.tenant_id).await?.remove(hash).unwrap_or_default();
         Ok(Some(Key { rules: Rules::stored(hash, &row.rules), row, budget, charged }))

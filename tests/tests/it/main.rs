@@ -21,6 +21,7 @@ mod learning;
 mod lifecycle;
 mod outage;
 mod policies;
+mod replicas;
 mod routing;
 mod semantic;
 mod stack;
