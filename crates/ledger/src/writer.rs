@@ -278,7 +278,8 @@ impl Books {
                     retrying = Box::pin(self.probe());
                 }
                 record = records.recv(), if !ended => match record {
-                    None => ended = true,
+                    // Whether the database is back is found out once more before what is pending is left to the journal.
+                    None => (ended, retrying) = (true, Box::pin(self.probe())),
                     Some(Record::Reserve(reservation, waiting)) => {
                         self.reserve_away(reservation, waiting, &cause, &mut pending);
                     }

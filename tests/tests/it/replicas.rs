@@ -309,13 +309,16 @@ async fn while_the_database_is_away_known_keys_spend_their_allowance_and_no_more
         statuses.push(open.join_next().await.expect("some are refused").expect("no panic"));
     }
     assert_eq!(statuses, [503; 5], "beyond the allowance nothing that costs money is served");
+    let away = fleet.made("/v1/keys", json!({"name": "x"})).await;
+    assert_eq!(away["error"]["code"], 503, "keys are not made while they cannot be kept: {away}");
     fleet.simulator.release();
     statuses = open.join_all().await;
     assert_eq!(statuses, [200; 3], "the allowance covers three reservations of about half a thousandth");
     tokio::task::spawn_blocking(move || server.start_again()).await.expect("started");
     let begun = Instant::now();
     while ask("after").await != 200 || fleet.made("/v1/keys", json!({"name": "x"})).await["key"].is_null() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it does not recover");
+        let (asked, made) = (ask("again").await, fleet.made("/v1/keys", json!({"name": "x"})).await);
+        assert!(begun.elapsed() < Duration::from_secs(10), "it does not recover: {asked} {made}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let config = fleet.config();
