@@ -18,6 +18,7 @@ mod execution;
 mod fallback;
 mod faults;
 mod hostile;
+mod isolation;
 mod learning;
 mod lifecycle;
 mod outage;

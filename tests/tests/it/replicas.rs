@@ -314,7 +314,8 @@ async fn while_the_database_is_away_known_keys_spend_their_allowance_and_no_more
     fleet.simulator.release();
     statuses = open.join_all().await;
     assert_eq!(statuses, [200; 3], "the allowance covers three reservations of about half a thousandth");
-    tokio::task::spawn_blocking(move || server.start_again()).await.expect("started");
+    let started = std::sync::Arc::clone(&server); // the server ends with the last of these
+    tokio::task::spawn_blocking(move || started.start_again()).await.expect("started");
     let begun = Instant::now();
     while ask("after").await != 200 || fleet.made("/v1/keys", json!({"name": "x"})).await["key"].is_null() {
         let (asked, made) = (ask("again").await, fleet.made("/v1/keys", json!({"name": "x"})).await);
@@ -330,4 +331,5 @@ async fn while_the_database_is_away_known_keys_spend_their_allowance_and_no_more
     assert!(count >= 10, "each request has one record, also those of the outage: {count}");
     let revenue = database.balances().await.expect("balances");
     assert_eq!(revenue.iter().find(|balance| balance.account == "revenue").map(|balance| balance.nano), Some(charged));
+    drop(server);
 }
