@@ -4,7 +4,7 @@ CARGO_FLAGS ?=
 RUNTIME := .runtime/stamp
 VENV := .venv/stamp
 
-.PHONY: run test bench fire tools runtime venv postgres
+.PHONY: run test conformance bench fire tools runtime venv postgres
 
 run: tools runtime
 	cargo run --package sluice $(CARGO_FLAGS) -- serve
@@ -13,6 +13,11 @@ test: tools runtime venv postgres
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- --deny warnings
 	cargo test --workspace $(CARGO_FLAGS)
+
+# Replies held against OpenRouter's own description, openapi.json: make conformance REFERENCE=FILE
+conformance: tools runtime
+	@test -f "$(REFERENCE)" || { echo "missing: REFERENCE=FILE, OpenRouter's openapi.json"; exit 1; }
+	REFERENCE=$(abspath $(REFERENCE)) cargo test --package tests --test it $(CARGO_FLAGS) -- --ignored --nocapture conformance
 
 # Added latency, memory and start-up; see docs/benchmarks.md.
 bench: tools runtime

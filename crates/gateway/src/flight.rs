@@ -321,6 +321,7 @@ mod tests {
             usage: Usage::default(),
             cost: catalog::NanoUsd::ZERO,
             upstream: catalog::NanoUsd::ZERO,
+            parts: <_>::default(),
             saved: catalog::NanoUsd::ZERO,
             trace: Arc::new(serde_json::Value::Null),
         })

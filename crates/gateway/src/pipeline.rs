@@ -136,6 +136,7 @@ pub(crate) fn hit(app: &App, asked: &Asked, entry: &Entry, hit: Hit, trace: serd
         usage,
         cost: asked.sold.hit_cost(),
         upstream: NanoUsd::ZERO,
+        parts: <_>::default(),
         saved: asked.baseline_cost(app, usage),
         trace: Arc::new(trace),
     }

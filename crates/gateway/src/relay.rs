@@ -188,7 +188,9 @@ async fn fly(
     }
     let (bill, saved) = billed(app, asked, &call.endpoint, usage, progress);
     let trace = Arc::new(progress.trace.clone());
-    Ok(Served { head, reply, usage, cost: bill.charged, upstream: bill.upstream, saved, trace })
+    let prompt = call.endpoint.price.cost(Usage { output_tokens: 0, reasoning_tokens: 0, ..usage });
+    let parts = (prompt, call.endpoint.price.cost(usage) - prompt);
+    Ok(Served { head, reply, usage, cost: bill.charged, upstream: bill.upstream, parts, saved, trace })
 }
 
 /// What an answer costs, and what the baseline would have cost more.

@@ -74,6 +74,8 @@ pub(crate) struct Served {
     pub cost: NanoUsd,
     /// What providers take, for calls that brought nothing too.
     pub upstream: NanoUsd,
+    /// What of it the prompt of the answering call took, and what the rest of that call.
+    pub parts: (NanoUsd, NanoUsd),
     /// What the policy's baseline would have cost more.
     pub saved: NanoUsd,
     pub trace: Arc<Value>,
@@ -89,7 +91,14 @@ impl Served {
         (cost, baseline_cost): (NanoUsd, NanoUsd),
     ) -> Self {
         let head = Head { hit, source: Some(source.to_owned()), notice, ..(*self.head).clone() };
-        Self { head: Arc::new(head), cost, upstream: NanoUsd::ZERO, saved: baseline_cost, ..self.clone() }
+        Self {
+            head: Arc::new(head),
+            cost,
+            upstream: NanoUsd::ZERO,
+            parts: <_>::default(),
+            saved: baseline_cost,
+            ..self.clone()
+        }
     }
 }
 

@@ -82,7 +82,7 @@ fn cases() -> Vec<(&'static str, &'static str, &'static str, Value, Expected)> {
 }
 
 /// Every route of the gateway, as its source has them: method and path.
-fn routes() -> Vec<(String, String)> {
+pub(crate) fn routes() -> Vec<(String, String)> {
     let source = include_str!("../../../crates/gateway/src/http.rs");
     let table = source.split("pub(crate) fn routes").nth(1).expect("the table").split("\n}").next().expect("its end");
     let mut routes = Vec::new();

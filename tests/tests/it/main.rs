@@ -11,6 +11,7 @@ mod catalogue;
 mod chat;
 mod clients;
 mod configuration;
+mod conformance;
 mod degraded;
 mod dialects;
 mod endpoints;

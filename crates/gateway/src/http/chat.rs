@@ -144,6 +144,7 @@ async fn whole_out(app: &App, asked: &Arc<Asked>, delivery: Delivery) -> Result<
     if let Value::Object(body) = &mut body {
         stamp(body, asked, &served.head, served.reply.created);
         hide_thoughts(body, asked, "message");
+        body.entry("system_fingerprint").or_insert(Value::Null);
         body.insert("usage".to_owned(), usage(&served, asked));
         if asked.request.sluice.trace {
             body.insert("sluice".to_owned(), account(&served, !asked.sold.hides_source));
@@ -403,7 +404,13 @@ fn usage(served: &Served, asked: &Asked) -> Value {
     usage.insert("cost".to_owned(), json!(served.cost.as_usd()));
     usage.shift_remove("cost_details");
     if !asked.sold.hides_source {
-        usage.insert("cost_details".to_owned(), json!({"upstream_inference_cost": served.upstream.as_usd()}));
+        let (prompt, completions) = served.parts;
+        let details = json!({
+            "upstream_inference_cost": served.upstream.as_usd(),
+            "upstream_inference_prompt_cost": prompt.as_usd(),
+            "upstream_inference_completions_cost": completions.as_usd(),
+        });
+        usage.insert("cost_details".to_owned(), details);
     }
     usage.insert("is_byok".to_owned(), json!(false));
     Value::Object(usage)

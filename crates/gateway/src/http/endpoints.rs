@@ -104,7 +104,9 @@ fn known_or_unknown(fact: Option<bool>) -> Value {
 
 /// The parameters that an endpoint is known to take.
 pub(super) fn parameters_of(endpoint: &Endpoint) -> Vec<&'static str> {
-    router::parameters(endpoint)
+    let mut names = router::parameters(endpoint);
+    names.retain(|name| *name != "n"); // which is none of OpenRouter's
+    names
 }
 
 /// OpenRouter's prices: dollars per token as decimal text; dearer ones of long prompts as overrides.
