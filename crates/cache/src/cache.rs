@@ -419,7 +419,28 @@ impl Cache {
                 meant.insert(entry.id.clone());
             }
         }
-        for id in &meant {
+        self.drop_answers(tenant, &meant, HashSet::new()).await;
+        Ok(meant)
+    }
+
+    /// Forgets what was stored of these requests: their answers, and everything that leads to what they were led to, since that
+    /// is kept by answer. Without a file that says what led where, everything of the tenant.
+    ///
+    /// # Errors
+    /// When the cache's file cannot be read; nothing was forgotten then.
+    pub async fn erase(&self, tenant: &str, requests: &[String]) -> Result<(), DatabaseError> {
+        let Some(file) = &self.file else {
+            self.begin_epoch(tenant).await;
+            return Ok(());
+        };
+        let led_to = file.led_to(tenant, requests).await?;
+        self.drop_answers(tenant, &requests.iter().cloned().collect(), led_to).await;
+        Ok(())
+    }
+
+    /// Drops answers, and what leads to them or to `others`.
+    async fn drop_answers(&self, tenant: &str, meant: &HashSet<String>, others: HashSet<String>) {
+        for id in meant {
             if let Some(fingerprint) = self.by_id.remove(id)
                 && self.memory.get(&fingerprint).is_some_and(|entry| entry.id == *id)
             {
@@ -428,7 +449,7 @@ impl Cache {
             self.write(CacheWrite::Forget { tenant_id: tenant.to_owned(), answer_id: id.clone() });
         }
         if let Some(meaning) = self.meaning.as_ref().filter(|_| !meant.is_empty()) {
-            let gone: HashSet<AnswerId> = meant.iter().map(|id| id.as_str().into()).collect();
+            let gone: HashSet<AnswerId> = meant.iter().chain(&others).map(|id| id.as_str().into()).collect();
             let answers = meaning.level.leading_to(gone);
             for answer in answers.iter().filter(|answer| !meant.contains(&***answer)) {
                 let (tenant_id, answer_id) = (tenant.to_owned(), answer.to_string());
@@ -436,7 +457,6 @@ impl Cache {
             }
             meaning.prompts.forget(Which { tenant, answers: Some(&answers) }).await;
         }
-        Ok(meant)
     }
 
     /// Forgets everything of a tenant at once.

@@ -4,6 +4,7 @@ use crate::connection::{DatabaseError, open_pools};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Sqlite, Transaction};
+use std::collections::HashSet;
 use std::path::Path;
 
 static CACHE: Migrator = sqlx::migrate!("migrations/cache");
@@ -230,6 +231,19 @@ impl CacheFile {
     pub async fn living(&self, now_ms: i64) -> Result<Vec<String>, DatabaseError> {
         let query = sqlx::query_scalar("SELECT id FROM answers WHERE expires_ms > $1");
         Ok(query.bind(now_ms).fetch_all(&self.read).await?)
+    }
+
+    /// The answers that these requests' prompts lead to.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn led_to(&self, tenant_id: &str, requests: &[String]) -> Result<HashSet<String>, DatabaseError> {
+        let mut answers = HashSet::new();
+        for id in requests {
+            let query = sqlx::query_scalar("SELECT answer_id FROM prompts WHERE tenant_id = $1 AND id = $2");
+            answers.extend(query.bind(tenant_id).bind(id).fetch_optional(&self.read).await?);
+        }
+        Ok(answers)
     }
 
     /// How many living answers a tenant has.

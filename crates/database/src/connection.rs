@@ -36,6 +36,9 @@ pub struct DatabaseConfig {
     /// What known keys may spend while the database is away; 0 serves nothing that costs money then.
     #[serde(default)]
     pub outage_spend_max_usd: f64,
+    /// Records of requests are deleted after so many days, the sums by day and the ledger never; 0 keeps them.
+    #[serde(default)]
+    pub generation_days: u32,
     /// The most that the money file may grow to; without it, the disk is the limit. SQLite only.
     #[serde(default)]
     pub bytes_max: Option<u64>,
@@ -118,6 +121,7 @@ impl Default for DatabaseConfig {
             folder: folder(),
             durability: Durability::default(),
             outage_spend_max_usd: 0.0,
+            generation_days: 0,
             bytes_max: None,
         }
     }

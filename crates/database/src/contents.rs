@@ -53,7 +53,7 @@ pub struct Score {
 /// Where contents are kept.
 #[derive(Debug, Clone)]
 pub struct ContentFile {
-    store: Store,
+    pub(crate) store: Store,
 }
 
 impl ContentFile {

@@ -8,6 +8,7 @@ mod connection;
 mod contents;
 mod counters;
 mod credits;
+mod erasures;
 mod generations;
 mod keys;
 mod reconcile;

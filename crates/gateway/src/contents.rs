@@ -117,6 +117,11 @@ impl Contents {
         self.file.rate(&scores.iter().map(score).collect::<Vec<_>>()).await
     }
 
+    /// Deletes what was kept of an end user; returns how many answers.
+    pub(crate) async fn erase_user(&self, tenant: &str, user: &str) -> Result<u64, DatabaseError> {
+        self.file.erase_user(tenant, user).await
+    }
+
     /// What was kept of a tenant's generation.
     pub(crate) async fn find(&self, tenant: &str, id: &str) -> Result<Option<Content>, DatabaseError> {
         self.file.content(tenant, id).await

@@ -4,6 +4,7 @@ mod activity;
 mod cache;
 mod chat;
 mod credits;
+mod data;
 mod endpoints;
 mod feedback;
 mod generation;
@@ -51,6 +52,7 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/cache/stats", get(cache::stats))
         .route("/activity", get(activity::activity))
         .route("/credits", get(credits::standing))
+        .route("/data", delete(data::erase))
         .route("/datasets/rankings-daily", get(activity::models))
         .route("/datasets/app-rankings", get(activity::apps))
         .route("/key", get(keys::current))

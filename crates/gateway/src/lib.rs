@@ -25,6 +25,7 @@ mod session;
 mod spending;
 mod telemetry;
 mod trials;
+mod upkeep;
 
 pub use app::{App, StartError, Started, take_lock};
 pub use config::{Config, ConfigFile, Learning};

@@ -6,6 +6,7 @@ use crate::connection::Connection;
 use crate::http::routes;
 use crate::origin::Peer;
 use crate::telemetry;
+use crate::upkeep;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -67,9 +68,12 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
 
 async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
     let Started { app, writer, cache_writer, content_writer, .. } = started;
-    let upkeep = tokio::spawn(telemetry::upkeep());
+    let upkeep = [tokio::spawn(telemetry::upkeep()), tokio::spawn(upkeep::tend(app.clone()))];
     accept(&app, &live, listener, &stop).await;
-    upkeep.abort();
+    for task in upkeep {
+        task.abort();
+        let _ended = task.await; // what it held of the ledger is gone then
+    }
     drop((app, live));
     let stored = tokio::time::timeout(STORING_MAX, writer).await;
     if stored.is_err() {

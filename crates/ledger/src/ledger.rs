@@ -193,6 +193,34 @@ impl Ledger {
         self.replica.alive()
     }
 
+    /// Takes an end user's name and traces out of a tenant's records; returns the ids of its requests.
+    ///
+    /// # Errors
+    /// When the database refuses; then nothing is erased.
+    pub async fn erase_user(&self, tenant: &str, user: &str) -> Result<Vec<String>, DatabaseError> {
+        self.writer.barrier().await;
+        self.database.erase_user(tenant, user).await
+    }
+
+    /// Requests that were erased by other gateways too, since a moment of the database's clock, and the next such moment.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erased_since(&self, since_ms: i64) -> Result<(Vec<(String, String)>, i64), DatabaseError> {
+        /// A change may become visible after its time stamp.
+        const OVERLAP_MS: i64 = 2_000;
+        let next = self.database.now_ms().await? - OVERLAP_MS;
+        Ok((self.database.erased_since(since_ms).await?, next))
+    }
+
+    /// Deletes records of before a time; the books stay. Returns how many.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn sweep_generations(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+        self.database.sweep_generations(before_ms).await
+    }
+
     /// Sums of days, split as asked, newest day first; waits until what was settled before is stored.
     ///
     /// # Errors

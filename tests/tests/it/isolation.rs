@@ -46,6 +46,8 @@ fn cases() -> Vec<(&'static str, &'static str, &'static str, Value, Expected)> {
         ("GET", "/activity", "?workspace_id={tenant}", none.clone(), Nothing),
         ("GET", "/activity", "?api_key_hash={hash}", none.clone(), Own),
         ("GET", "/credits", "?workspace_id={tenant}", none.clone(), Nothing),
+        ("DELETE", "/data", "?user=secret-user", none.clone(), Own),
+        ("DELETE", "/data", "?user=secret-user&workspace_id={tenant}", none.clone(), Nothing),
         ("GET", "/datasets/rankings-daily", "", none.clone(), Own),
         ("GET", "/datasets/app-rankings", "", none.clone(), Own),
         ("GET", "/key", "", none.clone(), Own),

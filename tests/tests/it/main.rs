@@ -15,6 +15,7 @@ mod conformance;
 mod degraded;
 mod dialects;
 mod endpoints;
+mod erasure;
 mod execution;
 mod fallback;
 mod faults;

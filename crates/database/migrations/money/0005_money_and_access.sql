@@ -130,6 +130,14 @@ ALTER TABLE keys ADD COLUMN rules TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE tenants ADD COLUMN terms TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE tenants ADD COLUMN updated_ms BIGINT NOT NULL DEFAULT 0;
 
+-- Requests whose traces are erased; each gateway takes them out of its own cache.
+CREATE TABLE erasures (
+    generation_id TEXT PRIMARY KEY,
+    tenant_id     TEXT NOT NULL,
+    created_ms    BIGINT NOT NULL
+);
+CREATE INDEX erasures_by_age ON erasures (created_ms);
+
 -- Requests counted in windows, as for limits by minute or day; gateways take shares of them.
 CREATE TABLE counters (
     id        TEXT PRIMARY KEY,

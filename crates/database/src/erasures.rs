@@ -1,0 +1,70 @@
+//! Erasing what is known of a tenant's end user; what it cost stays in the books, without a name.
+
+use crate::budgets::user_budget_id;
+use crate::connection::{Database, DatabaseError};
+use crate::contents::ContentFile;
+use crate::store::sql;
+
+impl Database {
+    /// Takes an end user's name and traces out of a tenant's records; returns the ids of its requests, which other gateways are
+    /// told of.
+    ///
+    /// # Errors
+    /// When the database refuses; then nothing is erased.
+    pub async fn erase_user(&self, tenant_id: &str, user: &str) -> Result<Vec<String>, DatabaseError> {
+        let mut transaction = self.store.begin().await?;
+        let tell = sql("INSERT INTO erasures (generation_id, tenant_id, created_ms)
+             SELECT id, tenant_id, {now} FROM generations WHERE tenant_id = $1 AND end_user = $2 ON CONFLICT DO NOTHING");
+        tell.bind(tenant_id).bind(user).execute_in(&mut transaction).await?;
+        let ids = sql("SELECT id FROM generations WHERE tenant_id = $1 AND end_user = $2").bind(tenant_id).bind(user);
+        let ids: Vec<(String,)> = ids.all_in(&mut transaction).await?;
+        for statement in [
+            "UPDATE generations SET end_user = '', referer = '', user_agent = '', session_id = '', reasons = '{}'
+             WHERE tenant_id = $1 AND end_user = $2",
+            "UPDATE reservations SET end_user = '' WHERE tenant_id = $1 AND end_user = $2",
+        ] {
+            sql(statement).bind(tenant_id).bind(user).execute_in(&mut transaction).await?;
+        }
+        for statement in ["DELETE FROM budgets WHERE id = $1", "DELETE FROM leases WHERE budget_id = $1"] {
+            sql(statement).bind(&user_budget_id(tenant_id, user)).execute_in(&mut transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(ids.into_iter().map(|(id,)| id).collect())
+    }
+
+    /// Requests that were erased at or after a moment of the database's clock: tenant and id.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn erased_since(&self, since_ms: i64) -> Result<Vec<(String, String)>, DatabaseError> {
+        let erased = sql("SELECT tenant_id, generation_id FROM erasures WHERE created_ms >= $1 ORDER BY created_ms");
+        erased.bind(since_ms).all(&self.store).await
+    }
+
+    /// Deletes records of before a time, and what was told of erasures before it; the books stay. Returns how many records.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn sweep_generations(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+        sql("DELETE FROM erasures WHERE created_ms < $1").bind(before_ms).execute(&self.store).await?;
+        let old = sql("DELETE FROM generations WHERE created_ms < $1 AND state <> 'unconfirmed'");
+        old.bind(before_ms).execute(&self.store).await
+    }
+}
+
+impl ContentFile {
+    /// Deletes the contents of an end user and their scores; returns how many.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn erase_user(&self, tenant_id: &str, user: &str) -> Result<u64, DatabaseError> {
+        let mut transaction = self.store.begin().await?;
+        let scores = sql("DELETE FROM scores WHERE tenant_id = $1 AND generation_id IN
+             (SELECT generation_id FROM contents WHERE tenant_id = $1 AND end_user = $2)");
+        scores.bind(tenant_id).bind(user).execute_in(&mut transaction).await?;
+        let contents = sql("DELETE FROM contents WHERE tenant_id = $1 AND end_user = $2");
+        let erased = contents.bind(tenant_id).bind(user).execute_in(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(erased)
+    }
+}
