@@ -168,116 +168,140 @@ async fn a_gateway_that_was_taken_for_dead_goes_on_with_books_that_balance() {
     assert_eq!(database.leased(&row.id).await.expect("a sum"), 0);
 }
 
-/// Requests that arrive at once, over gateways and keys of one tenant, each key and the tenant with a limit of its own.
+/// Requests that arrive at once, over gateways and keys of one tenant; the keys, the tenant and its users have limits of their
+/// own.
 struct Rush {
-    gateways: usize,
-    requests: usize,
+    fleet: Fleet,
+    /// Each with its hash and its limit in nano-dollars.
+    keys: Vec<(String, String, i64)>,
+    charged: i64,
+    served: u64,
 }
 
-/// Spends until the budgets are used up, and audits every book.
-async fn rush(url: String, Rush { gateways, requests }: Rush) {
-    let fleet = Fleet::start(url, gateways, "").await;
-    let terms = json!({"user_limit": {"usd": 0.02}});
-    fleet.made("/admin/tenants", json!({"id": "team", "limit": 0.05, "terms": terms})).await;
-    let mut keys = Vec::new();
-    for at in 0..4 {
-        let limit = 0.01 + 0.005 * f64::from(at);
-        let made =
-            fleet.made("/v1/keys", json!({"name": format!("k{at}"), "workspace_id": "team", "limit": limit})).await;
-        let hash = made["data"]["hash"].as_str().expect("a hash").to_owned();
-        keys.push((made["key"].as_str().expect("a key").to_owned(), hash, (limit * 1e9_f64).round() as i64));
+/// So many at once; `REQUESTS=10000` asks for more than a test needs.
+fn requests() -> usize {
+    std::env::var("REQUESTS").map_or(2_000, |text| text.parse().expect("a number"))
+}
+
+impl Rush {
+    async fn start(url: String, gateways: usize) -> Self {
+        let fleet = Fleet::start(url, gateways, "").await;
+        let terms = json!({"user_limit": {"usd": 0.02}});
+        fleet.made("/admin/tenants", json!({"id": "team", "limit": 0.05, "terms": terms})).await;
+        let mut keys = Vec::new();
+        for at in 0..4 {
+            let limit = 0.01 + 0.005 * f64::from(at);
+            let wanted = json!({"name": format!("k{at}"), "workspace_id": "team", "limit": limit});
+            let made = fleet.made("/v1/keys", wanted).await;
+            let hash = made["data"]["hash"].as_str().expect("a hash").to_owned();
+            keys.push((made["key"].as_str().expect("a key").to_owned(), hash, (limit * 1e9_f64).round() as i64));
+        }
+        Self { fleet, keys, charged: 0, served: 0 }
     }
-    let mut waiting = tokio::task::JoinSet::new();
-    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(200));
-    for at in 0..requests {
-        // Prompts and caps of all sizes, so that prices differ.
-        let text = format!("question {at} {}", "more ".repeat(at * 7 % 40));
-        let mut body = question("acme/paid", &text);
-        body["max_tokens"] = json!(20 + at * 13 % 300);
+
+    fn request(&self, at: usize, text: &str, max_tokens: Option<usize>) -> reqwest::RequestBuilder {
+        let mut body = question("acme/paid", text);
+        body["max_tokens"] = json!(max_tokens);
         body["user"] = json!(format!("user-{}", at % 5));
-        let request = fleet.post(at % gateways, &keys[at % keys.len()].0, "/v1/chat/completions", &body);
-        let permits = std::sync::Arc::clone(&permits);
-        waiting.spawn(async move {
-            let _permit = permits.acquire().await;
-            let response = request.send().await.expect("an answer");
-            (response.status().as_u16(), response.text().await.expect("a body"))
-        });
+        let key = &self.keys[at % self.keys.len()].0;
+        self.fleet.post(at % self.fleet.gateways.len(), key, "/v1/chat/completions", &body)
     }
-    let (mut charged, mut served) = (0, 0);
-    while let Some(done) = waiting.join_next().await {
-        let (status, body) = done.expect("no panic");
-        assert!([200, 402].contains(&status), "{status} {body}");
+
+    /// Counts an answer; says whether it was the tenant's budget that refused.
+    fn count(&mut self, status: u16, text: &str) -> bool {
+        assert!([200, 402].contains(&status), "{status} {text}");
         if status == 200 {
-            let body: Value = serde_json::from_str(&body).expect("JSON");
-            charged += (body["usage"]["cost"].as_f64().expect("a cost") * 1e9).round() as i64;
-            served += 1;
+            let body: Value = serde_json::from_str(text).expect("JSON");
+            self.charged += (body["usage"]["cost"].as_f64().expect("a cost") * 1e9).round() as i64;
+            self.served += 1;
+        }
+        status == 402 && text.contains("\"the tenant\"")
+    }
+
+    async fn ask_at_once(&mut self) {
+        let mut waiting = tokio::task::JoinSet::new();
+        let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(200));
+        for at in 0..requests() {
+            // Prompts and caps of all sizes, so that prices differ.
+            let text = format!("question {at} {}", "more ".repeat(at * 7 % 40));
+            let request = self.request(at, &text, Some(20 + at * 13 % 300));
+            let permits = std::sync::Arc::clone(&permits);
+            waiting.spawn(async move {
+                let _permit = permits.acquire().await;
+                let response = request.send().await.expect("an answer");
+                (response.status().as_u16(), response.text().await.expect("a body"))
+            });
+        }
+        while let Some(done) = waiting.join_next().await {
+            let (status, text) = done.expect("no panic");
+            self.count(status, &text);
         }
     }
-    // What was set aside for requests under way kept others out; one by one, everything that is left is spent.
-    for at in 0..4_000 {
-        let mut body = question("acme/paid", &format!("late {at}"));
-        body["user"] = json!(format!("user-{}", at % 5));
-        let asked = fleet.post(at % gateways, &keys[at % keys.len()].0, "/v1/chat/completions", &body).send().await;
-        let response = asked.expect("an answer");
-        let (status, text) = (response.status().as_u16(), response.text().await.expect("a body"));
-        if status != 200 {
-            assert!(status == 402, "{text}");
-            if text.contains("\"the tenant\"") {
-                break;
+
+    /// What was set aside for requests under way kept others out; one by one, everything that is left is spent.
+    async fn ask_one_by_one(&mut self) {
+        for at in 0..4_000 {
+            let response = self.request(at, &format!("late {at}"), None).send().await.expect("an answer");
+            let (status, text) = (response.status().as_u16(), response.text().await.expect("a body"));
+            if self.count(status, &text) {
+                return;
             }
-            continue;
         }
-        let body: Value = serde_json::from_str(&text).expect("JSON");
-        charged += (body["usage"]["cost"].as_f64().expect("a cost") * 1e9).round() as i64;
-        served += 1;
     }
-    let config = fleet.config();
-    let simulated = fleet.simulator.arrived();
-    fleet.stop().await;
-    let database = Database::open_with(&config).await.expect("the same store");
-    let mut of_keys = 0;
-    for (_, hash, limit) in &keys {
-        let (_, sum) = database.charged_to_key(hash).await.expect("a sum");
-        assert!(sum <= *limit, "a key spent {sum} of {limit}");
-        let row = database.budget(&database::budget_id("key", hash)).await.expect("a query").expect("it");
-        assert_eq!(row.spent_nano, sum);
-        of_keys += sum;
+
+    /// Holds every book against every other, and against what the provider counted.
+    async fn audit(self) {
+        let Self { fleet, keys, charged, served } = self;
+        let (config, simulated, gateways) = (fleet.config(), fleet.simulator.arrived(), fleet.gateways.len());
+        fleet.stop().await;
+        let database = Database::open_with(&config).await.expect("the same store");
+        let mut of_keys = 0;
+        for (_, hash, limit) in &keys {
+            let (_, sum) = database.charged_to_key(hash).await.expect("a sum");
+            assert!(sum <= *limit, "a key spent {sum} of {limit}");
+            let row = database.budget(&database::budget_id("key", hash)).await.expect("a query").expect("it");
+            assert_eq!(row.spent_nano, sum);
+            of_keys += sum;
+        }
+        for budget in database.budgets_of("team").await.expect("budgets") {
+            assert!(budget.limit_nano.is_none_or(|limit| budget.spent_nano <= limit), "{budget:?}");
+            assert_eq!(database.leased(&budget.id).await.expect("a sum"), 0, "{budget:?}");
+        }
+        let balances = database.balances().await.expect("balances");
+        let balance = |name| balances.iter().find(|balance| balance.account == name).map_or(0, |balance| balance.nano);
+        assert_eq!(balances.iter().map(|balance| balance.nano).sum::<i64>(), 0);
+        assert_eq!([of_keys, balance("revenue"), balance("provider:p0")], [charged; 3]);
+        assert_eq!(simulated, served, "what the provider answered was paid for, and nothing else");
+        assert_eq!(database.open_reservations().await.expect("a count"), 0);
+        let spent = database.budget("tenant:team").await.expect("a query").expect("it").spent_nano;
+        println!("{gateways} gateways: {served} answers of {} and more; the tenant spent {spent}", requests());
+        assert!(spent > 49_900_000, "of 50 millions {spent}: money that is there is spent");
     }
-    for budget in database.budgets_of("team").await.expect("budgets") {
-        assert!(budget.limit_nano.is_none_or(|limit| budget.spent_nano <= limit), "{budget:?}");
-        assert_eq!(database.leased(&budget.id).await.expect("a sum"), 0, "{budget:?}");
-    }
-    let balance = |name: &str, balances: &[database::AccountBalance]| {
-        balances.iter().find(|balance| balance.account == name).map_or(0, |balance| balance.nano)
-    };
-    let balances = database.balances().await.expect("balances");
-    assert_eq!(balances.iter().map(|balance| balance.nano).sum::<i64>(), 0);
-    assert_eq!([of_keys, balance("revenue", &balances), balance("provider:p0", &balances)], [charged; 3]);
-    assert_eq!(simulated, served, "what the provider answered was paid for, and nothing else");
-    assert_eq!(database.open_reservations().await.expect("a count"), 0);
-    let tenant = database.budget("tenant:team").await.expect("a query").expect("it");
-    println!(
-        "{gateways} gateways: {served} of {requests} served for {charged}; the tenant spent {}",
-        tenant.spent_nano
-    );
-    assert!(tenant.spent_nano > 49_900_000, "of 50 millions {}: money that is there is spent", tenant.spent_nano);
+}
+
+/// Spends until the budgets are used up, and audits.
+async fn rush(url: String, gateways: usize) {
+    let mut rush = Rush::start(url, gateways).await;
+    rush.ask_at_once().await;
+    rush.ask_one_by_one().await;
+    rush.audit().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_budget_is_exceeded_on_sqlite() {
     let folder = tempfile::tempdir().expect("a folder");
     let url = format!("sqlite://{}", folder.path().join("sluice.db").display());
-    rush(url, Rush { gateways: 1, requests: 2_000 }).await;
+    rush(url, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_budget_is_exceeded_on_postgres() {
-    rush(shared_database().await, Rush { gateways: 1, requests: 2_000 }).await;
+    rush(shared_database().await, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_budget_is_exceeded_over_two_gateways_on_postgres() {
-    rush(shared_database().await, Rush { gateways: 2, requests: 2_000 }).await;
+    rush(shared_database().await, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
