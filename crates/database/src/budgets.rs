@@ -29,8 +29,6 @@ pub struct BudgetRow {
     pub tenant_id: String,
     /// Without it, spending is only counted.
     pub limit_nano: Option<i64>,
-    /// Somebody is told when it is passed.
-    pub soft_nano: Option<i64>,
     /// `daily`, `weekly`, `monthly`, or nothing.
     pub reset: String,
     pub window_ms: i64,
@@ -57,7 +55,7 @@ pub struct Leased {
     pub others_hold: bool,
 }
 
-const BUDGET: &str = "SELECT id, tenant_id, limit_nano, soft_nano, reset, window_ms, updated_ms,
+const BUDGET: &str = "SELECT id, tenant_id, limit_nano, reset, window_ms, updated_ms,
     CASE WHEN window_ms < {WINDOW} THEN 0 ELSE spent_nano END AS spent_nano FROM budgets";
 
 fn budget(rest: &str) -> String {
@@ -175,9 +173,9 @@ async fn replicas_in(transaction: &mut Transaction) -> Result<i64, DatabaseError
 }
 
 pub(crate) async fn insert_budget_in(transaction: &mut Transaction, row: &BudgetRow) -> Result<(), DatabaseError> {
-    let insert = sql("INSERT INTO budgets (id, tenant_id, limit_nano, soft_nano, reset, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT DO NOTHING");
-    let insert = insert.bind(&row.id).bind(&row.tenant_id).bind(row.limit_nano).bind(row.soft_nano).bind(&row.reset);
+    let insert = sql("INSERT INTO budgets (id, tenant_id, limit_nano, reset, updated_ms)
+         VALUES ($1, $2, $3, $4, {now}) ON CONFLICT DO NOTHING");
+    let insert = insert.bind(&row.id).bind(&row.tenant_id).bind(row.limit_nano).bind(&row.reset);
     insert.execute_in(transaction).await?;
     Ok(())
 }
@@ -188,9 +186,8 @@ pub(crate) async fn update_budget_in(
     row: &BudgetRow,
     spent_nano: Option<i64>,
 ) -> Result<(), DatabaseError> {
-    let update = sql("UPDATE budgets SET limit_nano = $2, soft_nano = $3, reset = $4, updated_ms = {now},
-         told_ms = CASE WHEN soft_nano = $3 THEN told_ms ELSE -1 END WHERE id = $1");
-    let update = update.bind(&row.id).bind(row.limit_nano).bind(row.soft_nano).bind(&row.reset);
+    let update = sql("UPDATE budgets SET limit_nano = $2, reset = $3, updated_ms = {now} WHERE id = $1");
+    let update = update.bind(&row.id).bind(row.limit_nano).bind(&row.reset);
     update.execute_in(transaction).await?;
     if let Some(spent) = spent_nano {
         let begin = sql(format!("UPDATE budgets SET spent_nano = $2, window_ms = {WINDOW} WHERE id = $1"));

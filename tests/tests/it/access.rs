@@ -351,3 +351,37 @@ async fn credits_are_spent_topped_up_and_paid_back() {
     assert_eq!(nano(&twice.json()["data"]["refunded_usd"]), 0, "{}", twice.text);
     assert_eq!(stack.ask(&key, &body).await.status, 402);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_sold_at_a_cent_and_bought_at_a_fifth_of_it_book_their_profit_exactly() {
+    // 10 tokens of output at $200 a million cost $0.002.
+    let model = "[[models]]\nid = \"acme/paid\"\n[[models.endpoints]]\nprovider = \"p0\"\nname = \"sim/small\"\n\
+                 input_usd_per_mtok = 0.0\noutput_usd_per_mtok = 200.0\ncontext_tokens = 100000\noutput_tokens_max = 1000\n\
+                 output_tokens_reserved_max = 500\n[cache.semantic]\nenabled = false\n";
+    let stack = Stack::start(model).await;
+    stack.tenant(json!({"id": "team", "terms": {"markup": {"usd_per_request": 0.008}}})).await;
+    let (key, _) = stack.key(json!({"name": "k", "workspace_id": "team"})).await;
+    let mut body = fresh("acme/paid", "a question that is answered in more than ten tokens, as all of them are here");
+    body["max_tokens"] = json!(10);
+    let queries: usize = std::env::var("QUERIES").map_or(1_000, |text| text.parse().expect("a number"));
+    let mut waiting = tokio::task::JoinSet::new();
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(100));
+    for _ in 0..queries {
+        let (request, permits) = (stack.post_as(&key, "/v1/chat/completions", &body), std::sync::Arc::clone(&permits));
+        waiting.spawn(async move {
+            let _permit = permits.acquire().await;
+            request.send().await.expect("an answer").status().as_u16()
+        });
+    }
+    assert!(waiting.join_all().await.into_iter().all(|status| status == 200));
+    let rows = stack.call(ADMIN, Method::GET, "/v1/activity?workspace_id=team", Value::Null).await.json();
+    assert_eq!(rows["data"][0]["requests"], queries);
+    let database = database::Database::open(&stack.database()).await.expect("the same file");
+    let balances = database.balances().await.expect("balances");
+    let balance = |name| balances.iter().find(|balance| balance.account == name).map_or(0, |balance| balance.nano);
+    let queries = i64::try_from(queries).expect("few");
+    assert_eq!((balance("revenue"), balance("cost")), (queries * 10_000_000, queries * -2_000_000));
+    let profit = catalog::NanoUsd(balance("revenue") + balance("cost"));
+    println!("{queries} queries booked a profit of ${profit}");
+    assert_eq!(profit, catalog::NanoUsd(queries * 8_000_000));
+}

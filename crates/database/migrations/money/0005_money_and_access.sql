@@ -11,12 +11,9 @@ CREATE TABLE budgets (
     id         TEXT PRIMARY KEY,
     tenant_id  TEXT NOT NULL,
     limit_nano BIGINT,
-    soft_nano  BIGINT,
     reset      TEXT NOT NULL DEFAULT '',
     window_ms  BIGINT NOT NULL DEFAULT 0,
     spent_nano BIGINT NOT NULL DEFAULT 0,
-    -- The window for which somebody was told that soft_nano was passed; -1 for none.
-    told_ms    BIGINT NOT NULL DEFAULT -1,
     -- When a gateway found too little because others hold the rest.
     wanted_ms  BIGINT NOT NULL DEFAULT 0,
     updated_ms BIGINT NOT NULL

@@ -21,9 +21,6 @@ pub(super) struct NewKey {
     /// Spending limit in dollars; none without it.
     #[serde(default)]
     limit: Option<f64>,
-    /// In dollars: a webhook is told when it is passed.
-    #[serde(default)]
-    soft_limit: Option<f64>,
     /// `daily`, `weekly` or `monthly`; without it, never.
     #[serde(default)]
     limit_reset: Option<String>,
@@ -53,8 +50,6 @@ pub(super) struct KeyChange {
     disabled: Option<bool>,
     #[serde(default, deserialize_with = "present")]
     limit: Option<Option<f64>>,
-    #[serde(default, deserialize_with = "present")]
-    soft_limit: Option<Option<f64>>,
     #[serde(default, deserialize_with = "present")]
     limit_reset: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
@@ -97,11 +92,7 @@ pub(super) async fn create(
         name: named(new.name)?,
         role: new.role,
         creator: new.creator_user_id,
-        limits: Limits {
-            hard: new.limit.map(|usd| dollars("limit", usd)).transpose()?,
-            soft: new.soft_limit.map(|usd| dollars("soft_limit", usd)).transpose()?,
-            reset: known_reset(reset)?,
-        },
+        limits: Limits { hard: new.limit.map(|usd| dollars("limit", usd)).transpose()?, reset: known_reset(reset)? },
         expires_ms: new.expires_at.map(|time| utc_time("expires_at", &time)).transpose()?,
         priority: new.priority,
         rules: sound(new.rules)?,
@@ -150,9 +141,6 @@ pub(super) async fn change(
     key.row.priority = change.priority.unwrap_or(key.row.priority);
     if let Some(limit) = change.limit {
         key.budget.limit_nano = limit.map(|usd| dollars("limit", usd)).transpose()?.map(|limit| limit.0);
-    }
-    if let Some(limit) = change.soft_limit {
-        key.budget.soft_nano = limit.map(|usd| dollars("soft_limit", usd)).transpose()?.map(|limit| limit.0);
     }
     if let Some(reset) = change.limit_reset {
         key.budget.reset = known_reset(reset.unwrap_or_default())?;
@@ -238,14 +226,13 @@ fn sound(rules: Rules) -> Result<Rules, FieldError> {
 
 fn row(key: &Key) -> Value {
     let usd = |nano: i64| NanoUsd(nano).as_usd();
-    let limited = |nano: Option<i64>| nano.map(usd);
     json!({
         "hash": key.row.hash,
         "name": key.row.name,
         "label": key.row.label,
         "workspace_id": key.row.tenant_id,
         "disabled": key.row.disabled,
-        "limit": limited(key.budget.limit_nano),
+        "limit": key.budget.limit_nano.map(usd),
         "limit_remaining": key.remaining().map(NanoUsd::as_usd),
         "limit_reset": Some(&key.budget.reset).filter(|reset| !reset.is_empty()),
         "include_byok_in_limit": false,
@@ -262,7 +249,6 @@ fn row(key: &Key) -> Value {
         "expires_at": key.row.expires_ms.map(iso_time),
         "creator_user_id": key.row.creator,
         "role": key.row.role,
-        "soft_limit": limited(key.budget.soft_nano),
         "priority": key.row.priority,
         "rules": key.rules,
     })

@@ -29,8 +29,6 @@ pub(super) struct NewTenant {
     #[serde(default)]
     limit: Option<f64>,
     #[serde(default)]
-    soft_limit: Option<f64>,
-    #[serde(default)]
     limit_reset: Option<String>,
     #[serde(default)]
     terms: Terms,
@@ -44,8 +42,6 @@ pub(super) struct TenantChange {
     weight: Option<u32>,
     #[serde(default, deserialize_with = "present")]
     limit: Option<Option<f64>>,
-    #[serde(default, deserialize_with = "present")]
-    soft_limit: Option<Option<f64>>,
     #[serde(default, deserialize_with = "present")]
     limit_reset: Option<Option<String>>,
     terms: Option<Terms>,
@@ -77,7 +73,6 @@ pub(super) async fn create(
         weight: weighed(new.weight)?,
         limits: Limits {
             hard: new.limit.map(|usd| keys::dollars("limit", usd)).transpose()?,
-            soft: new.soft_limit.map(|usd| keys::dollars("soft_limit", usd)).transpose()?,
             reset: keys::known_reset(new.limit_reset.unwrap_or_default())?,
         },
         terms: sound(&app, new.terms)?,
@@ -120,9 +115,6 @@ pub(super) async fn change(
     }
     if let Some(limit) = change.limit {
         tenant.budget.limit_nano = limit.map(|usd| keys::dollars("limit", usd)).transpose()?.map(|limit| limit.0);
-    }
-    if let Some(limit) = change.soft_limit {
-        tenant.budget.soft_nano = limit.map(|usd| keys::dollars("soft_limit", usd)).transpose()?.map(|limit| limit.0);
     }
     if let Some(reset) = change.limit_reset {
         tenant.budget.reset = keys::known_reset(reset.unwrap_or_default())?;
@@ -171,7 +163,6 @@ fn row(tenant: &TenantAccount) -> Value {
         "name": tenant.row.name,
         "weight": tenant.row.weight,
         "limit": tenant.budget.limit_nano.map(usd),
-        "soft_limit": tenant.budget.soft_nano.map(usd),
         "limit_reset": Some(&tenant.budget.reset).filter(|reset| !reset.is_empty()),
         "usage": usd(tenant.budget.spent_nano),
         "terms": tenant.terms,
