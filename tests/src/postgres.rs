@@ -29,7 +29,7 @@ struct Shell {
 
 /// Runs a server until its input ends; `stop` and `start` on it do what they say.
 const SCRIPT: &str = r#"
-folder=$(mktemp -d "${TMPDIR:-/tmp}/sluice-postgres-XXXXXX")
+folder=$(mktemp -d /tmp/sluice-postgres-XXXXXX)
 "$0/initdb" -D "$folder/data" -U postgres -A trust --no-sync >"$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
 start() {
   "$0/postgres" -D "$folder/data" -p "$1" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off \

@@ -385,3 +385,46 @@ async fn queries_sold_at_a_cent_and_bought_at_a_fifth_of_it_book_their_profit_ex
     println!("{queries} queries booked a profit of ${profit}");
     assert_eq!(profit, catalog::NanoUsd(queries * 8_000_000));
 }
+
+#[tokio::test]
+async fn a_payment_that_stripe_delivers_twice_counts_once_and_one_that_is_not_signed_not_at_all() {
+    let credits = "[credits]\npreset = \"openrouter\"\nstripe_secret_env = \"KEY_STRIPE\"\n";
+    let stack = Stack::start(&(endpoints("acme/paid", &["sim/small"]) + credits)).await;
+    stack.tenant(json!({"id": "team"})).await;
+    let session = |status: &str| {
+        json!({"type": "checkout.session.completed", "data": {"object": {
+            "id": "cs_1", "payment_intent": "pi_1", "payment_status": status, "currency": "usd", "amount_total": 10_550,
+            "client_reference_id": "team"}}})
+        .to_string()
+    };
+    let deliver = async |body: &str, secret: &str| {
+        let time = ledger::now_ms() / 1_000;
+        let signature = hmac(secret, &format!("{time}.{body}"));
+        let request = stack.client().post(stack.url("/webhooks/stripe"));
+        let request = request.header("stripe-signature", format!("t={time},v1={signature}")).body(body.to_owned());
+        let answered = stack.send(request).await;
+        (answered.status, answered.text)
+    };
+    let (status, text) = deliver(&session("paid"), "another secret").await;
+    assert_eq!(status, 400, "{text}");
+    let (status, text) = deliver(&session("unpaid"), "sk-KEY_STRIPE").await;
+    assert!(status == 200 && text.contains("not paid yet"), "{text}");
+    for expected in ["top-up", "booked before"] {
+        let (status, text) = deliver(&session("paid"), "sk-KEY_STRIPE").await;
+        assert!(status == 200 && text.contains(expected), "{status} {text}");
+    }
+    let standing = stack.call(ADMIN, Method::GET, "/v1/credits?workspace_id=team", Value::Null).await.json();
+    assert_eq!(nano(&standing["data"]["total_credits"]), 100_000_000_000, "105.50 paid, 5.5 % of it on top");
+    let database = database::Database::open(&stack.database()).await.expect("the same file");
+    let balances = database.balances().await.expect("balances");
+    let balance = |name| balances.iter().find(|balance| balance.account == name).map(|balance| balance.nano);
+    assert_eq!((balance("fees"), balance("cash")), (Some(5_500_000_000), Some(-105_500_000_000)));
+}
+
+/// HMAC-SHA256 in hexadecimal, by another program than ours.
+fn hmac(secret: &str, text: &str) -> String {
+    let script = "import hmac, sys; print(hmac.new(sys.argv[1].encode(), sys.argv[2].encode(), 'sha256').hexdigest())";
+    let output =
+        std::process::Command::new("python3").args(["-c", script, secret, text]).output().expect("python3 runs");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}

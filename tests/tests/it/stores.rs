@@ -405,3 +405,57 @@ async fn end_users_have_a_budget_where_the_tenant_limits_them() {
         assert_eq!((row.limit_nano, row.reset.as_str()), (Some(9), "daily"), "{name}");
     }
 }
+
+/// Applies the first four steps of the schema as an earlier version did, with a tenant, a key and two requests in it.
+const EARLIER: &str = r"
+import hashlib, pathlib, sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute('CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMP '
+           'NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)')
+for path in sorted(pathlib.Path(sys.argv[2]).glob('000[1-4]_*.sql')):
+    db.executescript(path.read_text())
+    version, description = path.stem.split('_', 1)
+    db.execute('INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (?, ?, TRUE, ?, 0)',
+               (int(version), description.replace('_', ' '), hashlib.sha384(path.read_bytes()).digest()))
+db.execute('INSERT INTO tenants (id, name, created_ms) VALUES (?, ?, 1)', ('acme', 'Acme'))
+db.execute('INSERT INTO keys (hash, tenant_id, name, label, limit_nano, usage_nano, created_ms, updated_ms) '
+           'VALUES (?, ?, ?, ?, 1000, 300, 1, 1)', ('k', 'acme', 'k', 'sk'))
+columns = [row[1] for row in db.execute('PRAGMA table_info(generations)')]
+for id, charged in (('gen-1', 100), ('gen-2', 200)):
+    values = dict.fromkeys(columns, '') | {'id': id, 'tenant_id': 'acme', 'key_hash': 'k', 'state': 'served', 'provider': 'p'}
+    for column in columns:
+        if column.endswith(('_nano', '_ms', '_tokens')) or column in ('streamed', 'estimated'):
+            values[column] = 0
+    values |= {'charged_nano': charged, 'upstream_nano': charged, 'created_ms': 86400000 * 20000}
+    names, places = ', '.join(values), ', '.join('?' * len(values))
+    db.execute(f'INSERT INTO generations ({names}) VALUES ({places})', tuple(values.values()))
+db.execute('INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms) '
+           'VALUES (?, ?, ?, ?, 50, 1)', ('gen-3', 'acme', 'k', 'm'))
+db.commit()
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_an_earlier_version_keeps_every_nano_dollar() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sluice.db");
+    let steps = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/database/migrations/money");
+    let made = std::process::Command::new("python3").args(["-c", EARLIER]).arg(&path).arg(steps).output();
+    let made = made.expect("python3 runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let database = Database::open(&path).await.expect("brought up to date");
+    assert_eq!(charged(&database).await, 300, "keys, budgets, sums by day and ledger agree with the records");
+    let budget = database.budget(&budget_id("key", "k")).await.expect("a query").expect("the key's");
+    assert_eq!((budget.limit_nano, budget.spent_nano), (Some(1_000), 300));
+    assert_eq!(database.end_all_replicas().await.expect("settled"), 1, "what was open when it ended");
+    assert_eq!(charged(&database).await, 350);
+    // A copy that was made while it ran is a backup.
+    let backup = folder.path().join("backup.db");
+    let script = "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).backup(sqlite3.connect(sys.argv[2]))";
+    let copied = std::process::Command::new("python3").args(["-c", script]).arg(&path).arg(&backup).status();
+    assert!(copied.expect("python3 runs").success());
+    database.register_replica("r").await.expect("a gateway");
+    database.commit("r", &[], &[settled("gen-4", 7)]).await.expect("settled");
+    drop(database);
+    let restored = Database::open(&backup).await.expect("restored");
+    assert_eq!(charged(&restored).await, 350, "what came after the backup is not in it, and what is in it agrees");
+}
