@@ -5,6 +5,7 @@ use crate::connection::DatabaseError;
 use crate::generations::{Generation, Settled};
 use crate::store::{Transaction, groups, places, sql};
 use crate::transfers::{Transfer, insert_transfers};
+use crate::usage::{DAY_MS, SUMS};
 use std::collections::BTreeMap;
 
 /// Part of a lease that a request used up.
@@ -31,19 +32,8 @@ struct UsageKey {
     cache: String,
 }
 
-/// Requests, failed, input, output and reasoning tokens, upstream, charged, saved.
-type Sums = [i64; 8];
-const SUMS: [&str; 8] = [
-    "requests",
-    "failed",
-    "input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "upstream_nano",
-    "charged_nano",
-    "saved_nano",
-];
-const DAY_MS: i64 = 86_400_000;
+/// In the order of [`SUMS`].
+type Sums = [i64; SUMS.len()];
 
 /// Sums of a batch; sorted, so that gateways lock rows in one order and never wait for each other in a circle.
 #[derive(Debug, Default)]

@@ -41,14 +41,22 @@ impl Database {
         erased.bind(since_ms).all(&self.store).await
     }
 
-    /// Deletes records of before a time, and what was told of erasures before it; the books stay. Returns how many records.
+    /// Deletes up to `rows_max` records of before a time; the books stay. Returns how many.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn sweep_generations(&self, before_ms: i64) -> Result<u64, DatabaseError> {
-        sql("DELETE FROM erasures WHERE created_ms < $1").bind(before_ms).execute(&self.store).await?;
-        let old = sql("DELETE FROM generations WHERE created_ms < $1 AND state <> 'unconfirmed'");
-        old.bind(before_ms).execute(&self.store).await
+    pub async fn sweep_generations(&self, before_ms: i64, rows_max: i64) -> Result<u64, DatabaseError> {
+        let old = sql("DELETE FROM generations WHERE id IN (SELECT id FROM generations
+             WHERE created_ms < $1 AND state <> 'unconfirmed' LIMIT $2)");
+        old.bind(before_ms).bind(rows_max).execute(&self.store).await
+    }
+
+    /// Forgets what gateways were told of erasures before a time.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn sweep_erasures(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+        sql("DELETE FROM erasures WHERE created_ms < $1").bind(before_ms).execute(&self.store).await
     }
 }
 

@@ -49,20 +49,6 @@ impl Database {
         let known = sql("SELECT reference FROM transfers WHERE reference = $1 AND kind = $2");
         Ok(known.bind(reference).bind(kind).first::<(String,)>(&self.store).await?.is_some())
     }
-
-    /// Sums of a tenant's transfers in `[from_ms, until_ms)`, by kind.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn transferred(
-        &self,
-        tenant_id: &str,
-        (from_ms, until_ms): (i64, i64),
-    ) -> Result<Vec<(String, i64)>, DatabaseError> {
-        let sums = sql("SELECT kind, CAST(SUM(nano) AS BIGINT) FROM transfers
-             WHERE tenant_id = $1 AND created_ms >= $2 AND created_ms < $3 GROUP BY kind ORDER BY kind");
-        sums.bind(tenant_id).bind(from_ms).bind(until_ms).all(&self.store).await
-    }
 }
 
 pub(crate) async fn insert_transfers(

@@ -3,7 +3,19 @@
 use crate::connection::{Database, DatabaseError};
 use crate::store::{Transaction, sql};
 
-const DAY_MS: i64 = 86_400_000;
+pub(crate) const DAY_MS: i64 = 86_400_000;
+
+/// What is summed, in the order of the columns.
+pub(crate) const SUMS: [&str; 8] = [
+    "requests",
+    "failed",
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "upstream_nano",
+    "charged_nano",
+    "saved_nano",
+];
 
 /// Sums of requests of one day that agree in everything that was asked for; what was not is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
@@ -79,17 +91,7 @@ impl Database {
         });
         let grouped: String =
             SplitBy::ALL.iter().filter(|(by, _)| split.contains(by)).map(|(_, column)| format!(", {column}")).collect();
-        let sums = [
-            "requests",
-            "failed",
-            "input_tokens",
-            "output_tokens",
-            "reasoning_tokens",
-            "upstream_nano",
-            "charged_nano",
-            "saved_nano",
-        ];
-        let sums = sums.map(|column| format!("CAST(SUM({column}) AS BIGINT) AS {column}"));
+        let sums = SUMS.map(|column| format!("CAST(SUM({column}) AS BIGINT) AS {column}"));
         let query = sql(format!(
             "SELECT day, {}, {} FROM usage_days WHERE day >= $1 AND day <= $2 AND ($3 IS NULL OR tenant_id = $3)
              AND ($4 IS NULL OR key_hash = $4) GROUP BY day{grouped} ORDER BY day DESC{grouped}",

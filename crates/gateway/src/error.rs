@@ -202,8 +202,9 @@ impl Error {
     }
 
     /// The same without who is behind a model.
-    pub(crate) fn without_source(self) -> Self {
+    pub(crate) fn without_source(self, name: &str) -> Self {
         match self {
+            Self::UnknownModel(_) | Self::UnknownPolicy { .. } => Self::NotFound(format!("`{name}` is not served now")),
             Self::Upstream { failure, attempts } => {
                 let message = "it did not answer".to_owned();
                 Self::Upstream { failure: Failure { provider: "the model".to_owned(), message, ..failure }, attempts }

@@ -64,8 +64,8 @@ pub(crate) fn sold(caller: &Caller, request: &mut ChatRequest) -> Result<Sold, E
         return Err(FieldError::new("models", problem).into());
     }
     permit_model(caller, &own.id)?;
-    request.model = own.serves.clone();
-    request.models.clear();
+    // What is sold is what the tenant chose: a policy of the client's own choice would be another thing.
+    (request.model, request.models, request.sluice.policy) = (own.serves.clone(), Vec::new(), None);
     Ok(Sold { name: own.id.clone(), hides_source: own.hides_source, markup: own.markup.unwrap_or(terms.markup) })
 }
 

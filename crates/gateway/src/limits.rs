@@ -54,7 +54,7 @@ pub(crate) async fn count(app: &App, asked: &Asked) -> Result<Counted, Error> {
         let id = format!("user:{}/{user}", account.hash);
         app.ledger.count(&minute(id, "rules.user_requests_per_minute", u64::from(limit)), 1).await?;
     }
-    if asked.models.iter().any(|named| named.id.ends_with(":free")) {
+    if asked.models.iter().any(|named| named.suffixes.free || named.id.ends_with(":free")) {
         count_free(app, asked).await?;
     }
     if let Some(limit) = rules.tokens_per_minute {

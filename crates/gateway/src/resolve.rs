@@ -27,6 +27,18 @@ pub(crate) fn resolve(
     grants::permit_address(&caller, origin.address)?;
     let sold = grants::sold(&caller, &mut request)?;
     grants::narrow_providers(&caller, &mut request)?;
+    let name = Some(sold.name.clone()).filter(|_| sold.hides_source);
+    let resolved = resolve_sold(app, (caller, sold, origin), request, started);
+    resolved.map_err(|error| name.map_or_else(|| error.clone(), |name| error.clone().without_source(&name)))
+}
+
+/// The same for what is known to be sold.
+fn resolve_sold(
+    app: &App,
+    (caller, sold, origin): (Caller, Sold, Origin),
+    mut request: ChatRequest,
+    started: Instant,
+) -> Result<Asked, Error> {
     let policy = policy_of(app, &request)?;
     if sold.name.is_empty() {
         grants::permit_policy(&caller, policy.as_ref().map(|policy| policy.name.as_str()))?;

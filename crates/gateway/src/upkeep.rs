@@ -1,7 +1,7 @@
 //! What is done beside requests: taking out of the cache what was erased elsewhere, letting credits end, deleting old records.
 
 use crate::app::App;
-use ledger::{DAY_MS, now_ms};
+use ledger::{DAY_MS, ERASURES_TOLD_MS, now_ms};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const SWEEP_EVERY: u32 = 30;
 
 /// Tends to the stores; never returns.
 pub(crate) async fn tend(app: App) {
-    let mut since_ms = now_ms() - DAY_MS; // what was erased while this gateway was away
+    let mut since_ms = now_ms() - ERASURES_TOLD_MS; // what was erased while this gateway was away
     for look in 0_u32.. {
         match erase(&app, since_ms).await {
             Ok(next) => since_ms = next,
@@ -45,9 +45,8 @@ async fn sweep(app: &App) {
         Err(error) => tracing::warn!(%error, "credits that have ended could not be booked; will retry"),
     }
     let days = app.config.database.generation_days;
-    if days > 0
-        && let Err(error) = app.ledger.sweep_generations(now_ms() - i64::from(days) * DAY_MS).await
-    {
+    let before_ms = (days > 0).then(|| now_ms() - i64::from(days) * DAY_MS);
+    if let Err(error) = app.ledger.sweep(before_ms).await {
         tracing::warn!(%error, "old records could not be deleted; will retry");
     }
 }

@@ -32,6 +32,7 @@ struct State {
     left: NanoUsd,
     /// When a lease brought nothing.
     asked_in_vain: Option<Instant>,
+    used: Instant,
 }
 
 /// A budget does not cover even the least that a request needs.
@@ -52,6 +53,7 @@ impl Budget {
             unreserved: NanoUsd::ZERO,
             left: NanoUsd::ZERO,
             asked_in_vain: None,
+            used: Instant::now(),
         };
         Self { id: row.id.clone(), asking: tokio::sync::Mutex::new(()), state: Mutex::new(state) }
     }
@@ -63,6 +65,12 @@ impl Budget {
         let differs = state.limit != limit;
         (state.limit, state.asked_in_vain) = (limit, None);
         differs
+    }
+
+    /// True where nothing was reserved for a while, and nothing is owed to what others hold.
+    pub(crate) fn is_idle(&self, lately: Duration) -> bool {
+        let state = self.state();
+        state.used.elapsed() > lately && state.unreserved >= NanoUsd::ZERO
     }
 
     /// The limit, where it has one.
@@ -190,7 +198,7 @@ impl Budgets {
         };
         let mut parts = Vec::new();
         for (budget, state) in self.all.iter().zip(&mut states).filter(|(_, state)| state.limit.is_some()) {
-            state.unreserved -= granted;
+            (state.unreserved, state.used) = (state.unreserved - granted, Instant::now());
             parts.push((Arc::clone(budget), state.replica_id.clone()));
         }
         Ok(Hold { nano: granted, parts })

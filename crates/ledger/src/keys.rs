@@ -2,6 +2,7 @@
 
 use crate::account::Role;
 use crate::ledger::{DEFAULT_TENANT, Ledger, hash, now_ms, random_key};
+use crate::rates::DAY_MS;
 use crate::rules::Rules;
 use catalog::NanoUsd;
 use database::{BudgetRow, Changed, Database, DatabaseError, KeyRow, budget_id};
@@ -153,7 +154,6 @@ impl Ledger {
 
 /// What each key of a tenant was charged lately.
 async fn charged(database: &Database, tenant: &str) -> Result<HashMap<String, Charged>, DatabaseError> {
-    const DAY_MS: i64 = 86_400_000;
     let now = database.now_ms().await?;
     let day = now / DAY_MS;
     let monday = (day + 3) / 7 * 7 - 3; // 1970 began on a Thursday

@@ -2,7 +2,7 @@
 
 use crate::account::{Account, Caller, Ended, Tenant};
 use crate::budget::{Budget, Budgets};
-use crate::rates::{Left, Rate, RateExceeded, Rates};
+use crate::rates::{DAY_MS, Left, Rate, RateExceeded, Rates};
 use crate::replica::Replica;
 use crate::writer::Writer;
 use database::{
@@ -20,6 +20,8 @@ use thiserror::Error;
 pub const DEFAULT_TENANT: &str = "default";
 /// How often changes that others made are looked for.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// How long gateways are told of an erasure: one that was away for longer has to begin with an empty cache file.
+pub const ERASURES_TOLD_MS: i64 = 30 * DAY_MS;
 /// Accounts held in memory at the most; beyond it a key is read anew for each request.
 const ACCOUNTS_MAX: usize = 1_000_000;
 
@@ -213,12 +215,19 @@ impl Ledger {
         Ok((self.database.erased_since(since_ms).await?, next))
     }
 
-    /// Deletes records of before a time; the books stay. Returns how many.
+    /// Deletes records of before a time, where one is given, some at once so that no reservation waits for it, and forgets
+    /// windows that are over and erasures that every gateway has heard of. The books stay.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn sweep_generations(&self, before_ms: i64) -> Result<u64, DatabaseError> {
-        self.database.sweep_generations(before_ms).await
+    pub async fn sweep(&self, records_before_ms: Option<i64>) -> Result<(), DatabaseError> {
+        const ROWS_MAX: u64 = 500;
+        let now = self.database.now_ms().await?;
+        self.database.sweep_counts(now - 2 * DAY_MS).await?;
+        self.database.sweep_erasures(now - ERASURES_TOLD_MS).await?;
+        let Some(before_ms) = records_before_ms else { return Ok(()) };
+        while self.database.sweep_generations(before_ms, ROWS_MAX as i64).await? == ROWS_MAX {}
+        Ok(())
     }
 
     /// Sums of days, split as asked, newest day first; waits until what was settled before is stored.

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// Where others hold the rest of a budget, how often and how long they are waited for to give some back.
 const WAIT: Duration = Duration::from_millis(100);
 const WAITS_MAX: usize = 15;
+/// A budget of an end user that nobody has used for so long is forgotten here.
+const IDLE: Duration = Duration::from_secs(60);
 /// How long others heed that too little was found.
 const HEEDED_MS: i64 = 3_000;
 
@@ -185,7 +187,9 @@ impl Replica {
 
     /// Forgets budgets of end users that no request is using; what is leased of them goes back.
     pub(crate) async fn forget_idle(&self) -> Result<(), DatabaseError> {
-        let idle = |budget: &Arc<Budget>| budget.id.starts_with("user:") && Arc::strong_count(budget) == 1;
+        let idle = |budget: &Arc<Budget>| {
+            budget.id.starts_with("user:") && Arc::strong_count(budget) == 1 && budget.is_idle(IDLE)
+        };
         let removed: Vec<Arc<Budget>> = {
             let mut budgets = self.budgets.write().unwrap_or_else(PoisonError::into_inner);
             budgets.extract_if(|_, budget| idle(budget)).map(|(_, budget)| budget).collect()

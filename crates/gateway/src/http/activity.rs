@@ -11,13 +11,12 @@ use catalog::NanoUsd;
 use database::{SplitBy, UsageFilter, UsageRow};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
-use ledger::now_ms;
+use ledger::{DAY_MS, now_ms};
 use protocol::FieldError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-const DAY_MS: i64 = 86_400_000;
 /// Days of activity that are shown, as in OpenRouter's, and today.
 const DAYS: i64 = 30;
 

@@ -24,7 +24,7 @@ pub(super) async fn lookup(
     body: Body,
 ) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let asked = chat::asked(&app, (&extensions, &headers), body, started).await?;
+    let asked = chat::asked_openly(&app, (&extensions, &headers), body, started).await?;
     let exact = app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.fits(entry));
     let found = meaning::find(&app, &asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.as_ref());

@@ -73,7 +73,7 @@ async fn answer(app: &App, from: (&Extensions, &HeaderMap), body: Body, started:
     // From here on there is a record, so even an error carries its id.
     let shown = |error: Arc<Error>| {
         let error = (*error).clone();
-        if asked.sold.hides_source { error.without_source() } else { error }
+        if asked.sold.hides_source { error.without_source(&asked.sold.name) } else { error }
     };
     let mut response = response.unwrap_or_else(|error| shown(error).into_response());
     describe_limits(response.headers_mut(), &asked);
@@ -93,6 +93,20 @@ pub(super) async fn asked(
     let request = read_request(&body, headers)?;
     let origin = Origin::of(extensions, headers, &app.config.server.trusted_proxies);
     resolve::resolve(app, caller, request, origin, started)
+}
+
+/// The same for who wants it explained, which a tenant that hides its sources does not.
+pub(super) async fn asked_openly(
+    app: &App,
+    from: (&Extensions, &HeaderMap),
+    body: Body,
+    started: Instant,
+) -> Result<Asked, Error> {
+    let asked = asked(app, from, body, started).await?;
+    if asked.sold.hides_source {
+        return Err(Error::NotFound(format!("what answers `{}` is not shown", asked.sold.name)));
+    }
+    Ok(asked)
 }
 
 /// Reads the body, lets the headers make its cache rules stricter, and takes the conversation's name from them.
@@ -342,7 +356,7 @@ impl Outgoing {
 
     /// Sends the error inside the stream; there is no terminal event after it, so that nobody takes it for an end.
     fn end_badly(&mut self, error: &Error) {
-        let error = if self.asked.sold.hides_source { error.clone().without_source() } else { error.clone() };
+        let error = if self.asked.sold.hides_source { error.clone().without_source(&self.asked.sold.name) } else { error.clone() };
         let mut body = match error.body() {
             Value::Object(body) => body,
             _ => Map::new(),

@@ -71,6 +71,7 @@ fn row(generation: &Generation) -> Value {
             policy: String::new(),
             attempts: "[]".to_owned(),
             reasons: "null".to_owned(),
+            failure: if generation.failure.is_empty() { String::new() } else { "it did not answer".to_owned() },
             ..generation.clone()
         }
     };

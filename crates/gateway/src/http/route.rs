@@ -18,10 +18,7 @@ pub(super) async fn explain(
     body: Body,
 ) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let asked = chat::asked(&app, (&extensions, &headers), body, started).await?;
-    if asked.sold.hides_source {
-        return Err(Error::NotFound(format!("what answers `{}` is not shown", asked.sold.name)));
-    }
+    let asked = chat::asked_openly(&app, (&extensions, &headers), body, started).await?;
     let exact =
         app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.reads_cache() && asked.fits(entry));
     let found = meaning::find(&app, &asked).await;
