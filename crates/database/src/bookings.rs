@@ -32,6 +32,9 @@ struct UsageKey {
     cache: String,
 }
 
+/// Later than any window begins.
+const NOW: i64 = i64::MAX;
+
 /// In the order of [`SUMS`].
 type Sums = [i64; SUMS.len()];
 
@@ -39,7 +42,8 @@ type Sums = [i64; SUMS.len()];
 #[derive(Debug, Default)]
 pub(crate) struct Bookings {
     transfers: Vec<Transfer>,
-    budgets: BTreeMap<String, i64>,
+    /// By budget and by when the request began; a charge that is booked now counts now.
+    budgets: BTreeMap<(String, i64), i64>,
     leases: BTreeMap<(String, String), i64>,
     keys: BTreeMap<String, i64>,
     usage: BTreeMap<UsageKey, Sums>,
@@ -50,7 +54,7 @@ impl Bookings {
     pub(crate) fn add(&mut self, settled: &Settled) {
         let g = &settled.generation;
         self.transfers.extend(transfers(g, "charge", "cost", g.charged_nano, g.upstream_nano));
-        self.count(g, 1);
+        self.count(g, 1, NOW);
         for drawn in &settled.drawn {
             *self.leases.entry((drawn.budget_id.clone(), drawn.replica_id.clone())).or_default() += drawn.nano;
         }
@@ -61,19 +65,19 @@ impl Bookings {
         let g = &settled.generation;
         let (charged, upstream) = (g.charged_nano - known.charged_nano, g.upstream_nano - known.upstream_nano);
         self.transfers.extend(transfers(g, "charge_correction", "cost_correction", charged, upstream));
-        self.count(known, -1);
-        self.count(g, 1);
+        self.count(known, -1, known.created_ms);
+        self.count(g, 1, known.created_ms);
     }
 
-    fn count(&mut self, g: &Generation, sign: i64) {
+    fn count(&mut self, g: &Generation, sign: i64, charged_ms: i64) {
         let charged = sign * g.charged_nano;
         if charged != 0 {
             for kind in [TENANT, CREDITS] {
-                *self.budgets.entry(budget_id(kind, &g.tenant_id)).or_default() += charged;
+                *self.budgets.entry((budget_id(kind, &g.tenant_id), charged_ms)).or_default() += charged;
             }
-            *self.budgets.entry(budget_id(KEY, &g.key_hash)).or_default() += charged;
+            *self.budgets.entry((budget_id(KEY, &g.key_hash), charged_ms)).or_default() += charged;
             if !g.end_user.is_empty() {
-                *self.budgets.entry(user_budget_id(&g.tenant_id, &g.end_user)).or_default() += charged;
+                *self.budgets.entry((user_budget_id(&g.tenant_id, &g.end_user), charged_ms)).or_default() += charged;
             }
             *self.keys.entry(g.key_hash.clone()).or_default() += charged;
         }
@@ -105,8 +109,8 @@ impl Bookings {
 
     pub(crate) async fn write(self, transaction: &mut Transaction) -> Result<(), DatabaseError> {
         insert_transfers(transaction, &self.transfers).await?;
-        for (id, nano) in self.budgets.iter().filter(|(_, nano)| **nano != 0) {
-            spend(transaction, id, *nano).await?;
+        for ((id, charged_ms), nano) in self.budgets.iter().filter(|(_, nano)| **nano != 0) {
+            spend(transaction, id, *nano, *charged_ms).await?;
         }
         for ((budget, replica), nano) in self.leases.iter().filter(|(_, nano)| **nano != 0) {
             let draw = sql("UPDATE leases SET nano = nano - $3 WHERE budget_id = $1 AND replica_id = $2");
@@ -121,13 +125,14 @@ impl Bookings {
     }
 }
 
-/// Adds to what a budget has spent; in a new window it begins at nothing.
-async fn spend(transaction: &mut Transaction, id: &str, nano: i64) -> Result<(), DatabaseError> {
+/// Adds to what a budget has spent; in a new window it begins at nothing, and what belongs to one that is over changes nothing.
+async fn spend(transaction: &mut Transaction, id: &str, nano: i64, charged_ms: i64) -> Result<(), DatabaseError> {
     let spend = sql(format!(
-        "UPDATE budgets SET spent_nano = CASE WHEN window_ms < {WINDOW} THEN 0 ELSE spent_nano END + $2,
+        "UPDATE budgets SET spent_nano = CASE WHEN window_ms < {WINDOW} THEN 0 ELSE spent_nano END
+         + CASE WHEN $3 < {WINDOW} THEN 0 ELSE CAST($2 AS BIGINT) END,
          window_ms = CASE WHEN window_ms < {WINDOW} THEN {WINDOW} ELSE window_ms END WHERE id = $1"
     ));
-    spend.bind(id).bind(nano).execute_in(transaction).await?;
+    spend.bind(id).bind(nano).bind(charged_ms).execute_in(transaction).await?;
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! Budgets, what limits spending, and leases: the part of a budget that one gateway may spend by itself. What was settled and
-//! what is leased never exceed the limit together.
+//! what is leased never exceed the limit together; a lease below zero, after a request that cost more than was set aside, is what
+//! its gateway owes to its next lease, and nothing that others could have.
 
 use crate::bookings::WINDOW;
 use crate::connection::{Database, DatabaseError};
 use crate::replicas::renew_in;
 use crate::store::{Transaction, sql};
+use crate::usage::spent_since_in;
 
 /// The kinds of budgets, as their ids begin.
 pub(crate) const KEY: &str = "key";
@@ -53,6 +55,8 @@ pub struct Leased {
     pub left_nano: i64,
     /// True where other gateways hold a part, which they give back when they are asked.
     pub others_hold: bool,
+    /// The budget is there no more, as after its end user was erased.
+    pub is_gone: bool,
 }
 
 const BUDGET: &str = "SELECT id, tenant_id, limit_nano, reset, window_ms, updated_ms,
@@ -122,15 +126,16 @@ impl Database {
         ));
         lock.bind(wanted.budget_id).execute_in(&mut transaction).await?;
         let row = sql(budget("WHERE id = $1")).bind(wanted.budget_id).first_in::<BudgetRow>(&mut transaction).await?;
-        let Some((row, limit)) = row.and_then(|row| row.limit_nano.map(|limit| (row, limit))) else {
+        let Some(row) = row else { return Ok(Leased { is_gone: true, ..Leased::default() }) };
+        let Some(limit) = row.limit_nano else {
             return Ok(Leased::default()); // it has no limit any more, as the gateway will notice
         };
-        let held = sql("SELECT CAST(COALESCE(SUM(nano), 0) AS BIGINT),
-             CAST(COALESCE(SUM(CASE WHEN replica_id = $2 THEN 0 ELSE nano END), 0) AS BIGINT) FROM leases
-             WHERE budget_id = $1");
+        let held = sql("SELECT CAST(COALESCE(SUM(CASE WHEN replica_id = $2 THEN nano ELSE 0 END), 0) AS BIGINT),
+             CAST(COALESCE(SUM(CASE WHEN replica_id <> $2 AND nano > 0 THEN nano ELSE 0 END), 0) AS BIGINT)
+             FROM leases WHERE budget_id = $1");
         let held = held.bind(wanted.budget_id).bind(wanted.replica_id).first_in::<(i64, i64)>(&mut transaction);
-        let (held, by_others) = held.await?.unwrap_or_default();
-        let free = limit - row.spent_nano - held;
+        let (own, by_others) = held.await?.unwrap_or_default();
+        let free = limit - row.spent_nano - own - by_others;
         let share = if self.is_shared() { free / (2 * replicas_in(&mut transaction).await?) } else { free };
         let granted = wanted.nano.max(share).min(free).max(0);
         if granted > 0 {
@@ -141,11 +146,10 @@ impl Database {
         }
         let others_hold = by_others > 0;
         if granted < wanted.nano && others_hold {
-            let ask = sql("UPDATE budgets SET wanted_ms = {now} WHERE id = $1").bind(wanted.budget_id);
-            ask.execute_in(&mut transaction).await?;
+            ask_in(&mut transaction, wanted.budget_id).await?;
         }
         transaction.commit().await?;
-        Ok(Leased { granted_nano: granted, left_nano: free - granted, others_hold })
+        Ok(Leased { granted_nano: granted, left_nano: free - granted, others_hold, is_gone: false })
     }
 
     /// Gives a part of a lease back.
@@ -157,14 +161,33 @@ impl Database {
         give.bind(budget_id).bind(replica_id).bind(nano).execute(&self.store).await.map(|_| ())
     }
 
+    /// Forgets what end users spent in windows that were over before a time.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn sweep_user_budgets(&self, before_ms: i64) -> Result<u64, DatabaseError> {
+        let over = sql("DELETE FROM budgets WHERE id LIKE 'user:%' AND reset <> '' AND window_ms < $1
+             AND updated_ms < $1 AND NOT EXISTS (SELECT 1 FROM leases WHERE budget_id = budgets.id AND nano <> 0)");
+        over.bind(before_ms).execute(&self.store).await
+    }
+
     /// What of a budget is leased, in nano-dollars.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn leased(&self, budget_id: &str) -> Result<i64, DatabaseError> {
-        let sum = sql("SELECT CAST(COALESCE(SUM(nano), 0) AS BIGINT) FROM leases WHERE budget_id = $1");
-        sum.bind(budget_id).number(&self.store).await
+        sql(format!("SELECT {HELD}")).bind(budget_id).number(&self.store).await
     }
+}
+
+/// What gateways hold of the budget `$1`.
+pub(crate) const HELD: &str =
+    "CAST(COALESCE((SELECT SUM(nano) FROM leases WHERE budget_id = $1 AND nano > 0), 0) AS BIGINT)";
+
+/// Asks the gateways that hold a part of a budget to give back what they do not need.
+pub(crate) async fn ask_in(transaction: &mut Transaction, budget_id: &str) -> Result<(), DatabaseError> {
+    let ask = sql("UPDATE budgets SET wanted_ms = {now} WHERE id = $1").bind(budget_id);
+    ask.execute_in(transaction).await.map(|_| ())
 }
 
 async fn replicas_in(transaction: &mut Transaction) -> Result<i64, DatabaseError> {
@@ -180,18 +203,48 @@ pub(crate) async fn insert_budget_in(transaction: &mut Transaction, row: &Budget
     Ok(())
 }
 
-/// Changes the limits of a budget. Where another reset applies, `spent_nano` is what was spent in its window.
-pub(crate) async fn update_budget_in(
+/// Changes the limits of a budget of a tenant, or of one of its keys, or adds it. Where another reset applies, it has spent
+/// what was charged in its window.
+pub(crate) async fn change_budget_in(
     transaction: &mut Transaction,
-    row: &BudgetRow,
-    spent_nano: Option<i64>,
+    budget: &BudgetRow,
+    key_hash: Option<&str>,
 ) -> Result<(), DatabaseError> {
-    let update = sql("UPDATE budgets SET limit_nano = $2, reset = $3, updated_ms = {now} WHERE id = $1");
-    let update = update.bind(&row.id).bind(row.limit_nano).bind(&row.reset);
-    update.execute_in(transaction).await?;
-    if let Some(spent) = spent_nano {
-        let begin = sql(format!("UPDATE budgets SET spent_nano = $2, window_ms = {WINDOW} WHERE id = $1"));
-        begin.bind(&row.id).bind(spent).execute_in(transaction).await?;
-    }
-    Ok(())
+    insert_budget_in(transaction, budget).await?;
+    let change = sql(format!("UPDATE budgets SET {LIMIT} WHERE id = $1"));
+    let change = change.bind(&budget.id).bind(budget.limit_nano).bind(&budget.reset);
+    change.execute_in(transaction).await?;
+    // The row is locked, so nothing is charged between this sum and its place.
+    let begun = sql(format!("SELECT CAST({WINDOW} AS BIGINT) FROM budgets WHERE id = $1 AND window_ms = {CHANGED}"));
+    let Some((window_ms,)) = begun.bind(&budget.id).first_in::<(i64,)>(transaction).await? else { return Ok(()) };
+    let spent = spent_since_in(transaction, &budget.tenant_id, key_hash, window_ms).await?;
+    let begin = sql("UPDATE budgets SET spent_nano = $2, window_ms = $3 WHERE id = $1");
+    begin.bind(&budget.id).bind(spent).bind(window_ms).execute_in(transaction).await.map(|_| ())
 }
+
+/// Changes what each known end user of a tenant may spend. Where another reset applies, each has spent what its records of
+/// that window say.
+pub(crate) async fn limit_users_in(
+    transaction: &mut Transaction,
+    tenant_id: &str,
+    limit: Option<i64>,
+    reset: &str,
+) -> Result<(), DatabaseError> {
+    let prefix = user_budget_id(tenant_id, "");
+    let its = "tenant_id = $1 AND id LIKE 'user:%'";
+    let change =
+        sql(format!("UPDATE budgets SET {LIMIT} WHERE {its} AND (limit_nano IS DISTINCT FROM $2 OR reset <> $3)"));
+    change.bind(tenant_id).bind(limit).bind(reset).execute_in(transaction).await?;
+    let begin = sql(format!(
+        "UPDATE budgets SET window_ms = {WINDOW}, spent_nano = CAST(COALESCE((SELECT SUM(charged_nano) FROM generations
+         WHERE generations.tenant_id = $1 AND end_user = substr(budgets.id, CAST($2 AS INTEGER)) AND generations.created_ms >= {WINDOW}),
+         0) AS BIGINT) WHERE {its} AND window_ms = {CHANGED}"
+    ));
+    let from = i64::try_from(prefix.chars().count() + 1).unwrap_or(i64::MAX);
+    begin.bind(tenant_id).bind(from).execute_in(transaction).await.map(|_| ())
+}
+
+/// Where another reset applies, the window is yet to be found.
+const CHANGED: i64 = -1;
+const LIMIT: &str =
+    "limit_nano = $2, window_ms = CASE WHEN reset = $3 THEN window_ms ELSE -1 END, reset = $3, updated_ms = {now}";

@@ -15,7 +15,9 @@ use thiserror::Error;
 const BUSY: Duration = Duration::from_secs(1);
 /// A server that does not answer within this counts as away.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-const CONNECTIONS_MAX: u32 = 16;
+/// Connections to a server: to look up and to change what is asked for, and the writer's own.
+const CONNECTIONS_MAX: u32 = 8;
+const BOOKING_CONNECTIONS: u32 = 2;
 /// SQLite's default page.
 const PAGE_BYTES: u64 = 4_096;
 
@@ -200,6 +202,25 @@ impl DatabaseError {
         matches!(self, Self::Query(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
 
+    /// True where a row will be refused however often it is tried: it is there already, or breaks a rule of its table.
+    pub fn is_refusal(&self) -> bool {
+        const POSTGRES_DATA: &str = "22"; // postgresql.org/docs/15/errcodes-appendix.html, class 22: data exceptions
+        match self {
+            Self::Query(sqlx::Error::Encode(_)) => true,
+            Self::Query(sqlx::Error::Database(error)) => {
+                !matches!(error.kind(), sqlx::error::ErrorKind::Other)
+                    || error.code().is_some_and(|code| code.len() == 5 && code.starts_with(POSTGRES_DATA))
+            }
+            _ => false,
+        }
+    }
+
+    /// True where two transactions waited for each other and this one was given up: another try will do.
+    pub fn is_deadlock(&self) -> bool {
+        const POSTGRES_DEADLOCK: &str = "40P01";
+        matches!(self, Self::Query(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == POSTGRES_DEADLOCK))
+    }
+
     /// True where the disk is full.
     pub fn is_storage_full(&self) -> bool {
         const SQLITE_FULL: &str = "13"; // sqlite.org/rescode.html#full
@@ -255,7 +276,7 @@ impl Database {
 
     /// True where other gateways may use the same store.
     pub fn is_shared(&self) -> bool {
-        matches!(self.store, Store::Postgres(_))
+        matches!(self.store, Store::Postgres { .. })
     }
 
     /// Flushes everything committed so far to the disk, where commits do not do that themselves; blocks.
@@ -278,10 +299,15 @@ pub(crate) async fn open_postgres(
     // Where only the death of a process is to be survived, a commit need not wait for the server's disk.
     let synchronous = if durability == Durability::Power { "on" } else { "off" };
     let options = options.options([("synchronous_commit", synchronous), ("lock_timeout", "10s")]);
-    let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(CONNECT_MAX);
-    let pool = pool.connect_with(options).await.map_err(open)?;
-    migrations.run(&pool).await.map_err(|source| migration_failed(url.to_string(), source))?;
-    Ok(Store::Postgres(pool))
+    let pool = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_MAX);
+    let books = pool(BOOKING_CONNECTIONS).connect_with(options.clone()).await.map_err(open)?;
+    migrations.run(&books).await.map_err(|source| migration_failed(url.to_string(), source))?;
+    let (write, read) = (pool(CONNECTIONS_MAX), pool(CONNECTIONS_MAX));
+    Ok(Store::Postgres {
+        books,
+        write: write.connect_lazy_with(options.clone()),
+        read: read.connect_lazy_with(options),
+    })
 }
 
 fn migration_failed(place: String, source: MigrateError) -> DatabaseError {

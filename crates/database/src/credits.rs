@@ -1,6 +1,6 @@
 //! What was paid or given in advance: lots with an end, used up in the order in which they end.
 
-use crate::budgets::{CREDITS, budget_id};
+use crate::budgets::{CREDITS, HELD, ask_in, budget_id};
 use crate::connection::{Database, DatabaseError};
 use crate::store::{Transaction, sql};
 use crate::transfers::{Transfer, insert_transfers};
@@ -70,7 +70,7 @@ impl Database {
             return sql("SELECT * FROM credits WHERE id = $1").bind(&credit.id).first_in(&mut transaction).await;
         }
         insert_transfers(&mut transaction, transfers).await?;
-        set_limit(&mut transaction, &credit.tenant_id, true).await?;
+        limit_credits_in(&mut transaction, &credit.tenant_id, true).await?;
         transaction.commit().await?;
         Ok(None)
     }
@@ -101,6 +101,9 @@ impl Database {
         let lot = state.lots.iter().find(|lot| lot.id == wanted.credit_id).filter(|_| known.is_none());
         let nano = lot.map_or(0, |lot| wanted.nano.min(lot.left_nano()).min(state.free_nano)).max(0);
         let is_enough = nano == wanted.nano || wanted.kind != "refund";
+        if nano < lot.map_or(0, |lot| wanted.nano.min(lot.left_nano())) {
+            ask_in(&mut transaction, &budget_id(CREDITS, tenant_id)).await?;
+        }
         if nano == 0 || !is_enough {
             transaction.commit().await?; // how far lots are used up
             return Ok(0);
@@ -119,7 +122,7 @@ impl Database {
             created_ms: wanted.created_ms,
         };
         insert_transfers(&mut transaction, &[transfer]).await?;
-        set_limit(&mut transaction, tenant_id, true).await?;
+        limit_credits_in(&mut transaction, tenant_id, true).await?;
         transaction.commit().await?;
         Ok(nano)
     }
@@ -133,18 +136,6 @@ impl Database {
              AND nano - used_nano - refunded_nano - expired_nano > 0 ORDER BY expires_ms, id");
         ended.bind(now_ms).all(&self.store).await
     }
-
-    /// Where a tenant has credits, or spends in advance paid money only, sets the limit of its credits' budget to them; else
-    /// takes the limit away.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn settle_credit_limit(&self, tenant_id: &str, is_prepaid: bool) -> Result<(), DatabaseError> {
-        let mut transaction = self.store.begin().await?;
-        lock(&mut transaction, tenant_id).await?;
-        set_limit(&mut transaction, tenant_id, is_prepaid).await?;
-        transaction.commit().await
-    }
 }
 
 /// Keeps others from leasing or booking the tenant's credits until the transaction ends.
@@ -157,8 +148,8 @@ async fn lock(transaction: &mut Transaction, tenant_id: &str) -> Result<(), Data
 /// Spreads what was spent over the lots, those that end first at first, and says what nobody holds.
 async fn state_in(transaction: &mut Transaction, tenant_id: &str) -> Result<CreditState, DatabaseError> {
     let id = budget_id(CREDITS, tenant_id);
-    let spent = sql("SELECT spent_nano, CAST(COALESCE(limit_nano, 0) AS BIGINT), CAST(COALESCE(
-         (SELECT SUM(nano) FROM leases WHERE budget_id = $1), 0) AS BIGINT) FROM budgets WHERE id = $1");
+    let spent =
+        sql(format!("SELECT spent_nano, CAST(COALESCE(limit_nano, 0) AS BIGINT), {HELD} FROM budgets WHERE id = $1"));
     let spent = spent.bind(&id).first_in::<(i64, i64, i64)>(transaction).await?.unwrap_or_default();
     let (spent, limit, held) = spent;
     let lots = sql("SELECT * FROM credits WHERE tenant_id = $1
@@ -183,7 +174,13 @@ async fn state_in(transaction: &mut Transaction, tenant_id: &str) -> Result<Cred
     Ok(CreditState { lots, free_nano: limit - spent - held })
 }
 
-async fn set_limit(transaction: &mut Transaction, tenant_id: &str, is_prepaid: bool) -> Result<(), DatabaseError> {
+/// Where a tenant has credits, or spends in advance paid money only, sets the limit of its credits' budget to them; else takes
+/// the limit away.
+pub(crate) async fn limit_credits_in(
+    transaction: &mut Transaction,
+    tenant_id: &str,
+    is_prepaid: bool,
+) -> Result<(), DatabaseError> {
     let sum = sql("SELECT COUNT(*), CAST(COALESCE(SUM(nano - refunded_nano - expired_nano), 0) AS BIGINT)
          FROM credits WHERE tenant_id = $1");
     let (lots, sum) = sum.bind(tenant_id).first_in::<(i64, i64)>(transaction).await?.unwrap_or_default();

@@ -3,26 +3,30 @@
 use crate::budgets::user_budget_id;
 use crate::connection::{Database, DatabaseError};
 use crate::contents::ContentFile;
-use crate::store::sql;
+use crate::store::{groups, sql};
+
+/// What leaves nothing of an end user in a record.
+pub(crate) const FORGET_USER: &str =
+    "UPDATE generations SET end_user = '', referer = '', user_agent = '', session_id = '', reasons = '{}'";
 
 impl Database {
-    /// Takes an end user's name and traces out of a tenant's records; returns the ids of its requests, which other gateways are
-    /// told of.
+    /// Takes an end user's name and traces out of a tenant's records, those of requests under way as soon as they are stored;
+    /// returns the ids of its requests, which other gateways are told of.
     ///
     /// # Errors
     /// When the database refuses; then nothing is erased.
     pub async fn erase_user(&self, tenant_id: &str, user: &str) -> Result<Vec<String>, DatabaseError> {
         let mut transaction = self.store.begin().await?;
-        let tell = sql("INSERT INTO erasures (generation_id, tenant_id, created_ms)
-             SELECT id, tenant_id, {now} FROM generations WHERE tenant_id = $1 AND end_user = $2 ON CONFLICT DO NOTHING");
+        const ITS: &str = "WHERE tenant_id = $1 AND end_user = $2";
+        let tell = sql(format!(
+            "INSERT INTO erasures (generation_id, tenant_id, created_ms) SELECT id, tenant_id, {{now}} FROM (
+             SELECT id, tenant_id FROM generations {ITS} UNION SELECT generation_id, tenant_id FROM reservations {ITS}
+             ) AS its WHERE TRUE ON CONFLICT DO NOTHING"
+        ));
         tell.bind(tenant_id).bind(user).execute_in(&mut transaction).await?;
-        let ids = sql("SELECT id FROM generations WHERE tenant_id = $1 AND end_user = $2").bind(tenant_id).bind(user);
+        let ids = sql(format!("SELECT id FROM generations {ITS}")).bind(tenant_id).bind(user);
         let ids: Vec<(String,)> = ids.all_in(&mut transaction).await?;
-        for statement in [
-            "UPDATE generations SET end_user = '', referer = '', user_agent = '', session_id = '', reasons = '{}'
-             WHERE tenant_id = $1 AND end_user = $2",
-            "UPDATE reservations SET end_user = '' WHERE tenant_id = $1 AND end_user = $2",
-        ] {
+        for statement in [format!("{FORGET_USER} {ITS}"), format!("UPDATE reservations SET end_user = '' {ITS}")] {
             sql(statement).bind(tenant_id).bind(user).execute_in(&mut transaction).await?;
         }
         for statement in ["DELETE FROM budgets WHERE id = $1", "DELETE FROM leases WHERE budget_id = $1"] {
@@ -61,6 +65,23 @@ impl Database {
 }
 
 impl ContentFile {
+    /// Deletes the contents of requests of a tenant that were erased, and their scores.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn erase(&self, tenant_id: &str, ids: &[String]) -> Result<(), DatabaseError> {
+        for group in groups(ids, 1) {
+            let places: Vec<String> = (2..=group.len() + 1).map(|at| format!("${at}")).collect();
+            for table in ["scores", "contents"] {
+                let text =
+                    format!("DELETE FROM {table} WHERE tenant_id = $1 AND generation_id IN ({})", places.join(", "));
+                let delete = group.iter().fold(sql(text).bind(tenant_id), |delete, id| delete.bind(id));
+                delete.execute(&self.store).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes the contents of an end user and their scores; returns how many.
     ///
     /// # Errors

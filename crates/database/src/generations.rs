@@ -2,6 +2,7 @@
 
 use crate::bookings::{Bookings, Drawn};
 use crate::connection::{Database, DatabaseError};
+use crate::erasures::FORGET_USER;
 use crate::replicas::renew_in;
 use crate::store::{Statement, Transaction, groups, places, sql};
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,7 @@ impl Database {
         reservations: &[Reservation],
         settled: &[Settled],
     ) -> Result<(), DatabaseError> {
-        let mut transaction = self.store.begin().await?;
+        let mut transaction = self.store.begin_booking().await?;
         renew_in(&mut transaction, replica_id).await?;
         for group in groups(reservations, RESERVATION_COLUMNS) {
             let text = format!("{INSERT_RESERVATION} VALUES {}", places(group.len(), RESERVATION_COLUMNS));
@@ -157,7 +158,7 @@ impl Database {
     /// # Errors
     /// When the database refuses; then nothing of it is stored.
     pub async fn replay(&self, reservations: &[Reservation], settled: &[Settled]) -> Result<(), DatabaseError> {
-        let mut transaction = self.store.begin().await?;
+        let mut transaction = self.store.begin_booking().await?;
         for reservation in reservations {
             let known = sql("SELECT 1 WHERE EXISTS (SELECT 1 FROM generations WHERE id = $1)
                  OR EXISTS (SELECT 1 FROM reservations WHERE generation_id = $1)");
@@ -189,7 +190,9 @@ impl Database {
     /// When it does not.
     pub async fn check_writable(&self) -> Result<(), DatabaseError> {
         let touched = sql("UPDATE tenants SET name = name WHERE id = (SELECT id FROM tenants LIMIT 1)");
-        touched.execute(&self.store).await.map(|_| ())
+        let mut transaction = self.store.begin_booking().await?;
+        touched.execute_in(&mut transaction).await?;
+        transaction.commit().await
     }
 
     /// Finds a generation of a tenant.
@@ -241,7 +244,7 @@ fn bind_reservation<'q>(statement: Statement<'q>, r: &'q Reservation) -> Stateme
     statement.bind(&r.source).bind(&r.replica_id)
 }
 
-/// Stores records and closes their reservations.
+/// Stores records and closes their reservations. Of an end user who was erased while a request was under way, nothing is kept.
 pub(crate) async fn insert(transaction: &mut Transaction, rows: &[&Generation]) -> Result<(), DatabaseError> {
     for group in groups(rows, COLUMNS.len()) {
         let places = places(group.len(), COLUMNS.len());
@@ -252,6 +255,12 @@ pub(crate) async fn insert(transaction: &mut Transaction, rows: &[&Generation]) 
         let text = format!("DELETE FROM reservations WHERE generation_id IN ({})", ids.join(", "));
         let close = group.iter().fold(sql(text), |statement, generation| statement.bind(&generation.id));
         close.execute_in(transaction).await?;
+        let text = format!(
+            "{FORGET_USER} WHERE id IN (SELECT generation_id FROM erasures WHERE generation_id IN ({}))",
+            ids.join(", ")
+        );
+        let forget = group.iter().fold(sql(text), |statement, generation| statement.bind(&generation.id));
+        forget.execute_in(transaction).await?;
     }
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! Virtual keys; the key itself is never stored, only its hash.
 
-use crate::bookings::WINDOW;
-use crate::budgets::{BudgetRow, insert_budget_in, update_budget_in};
+use crate::budgets::{BudgetRow, change_budget_in, insert_budget_in};
 use crate::connection::{Database, DatabaseError};
-use crate::store::{Statement, Transaction, sql};
-use crate::usage::spent_since_in;
+use crate::store::{Statement, sql};
 
 /// One virtual key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
@@ -95,6 +93,7 @@ impl Database {
     /// When the database refuses.
     pub async fn update_key(&self, key: &KeyRow, budget: &BudgetRow) -> Result<Changed, DatabaseError> {
         let mut transaction = self.store.begin().await?;
+        change_budget_in(&mut transaction, budget, Some(&key.hash)).await?; // budgets before keys, as bookings lock them
         // The time of a change is its version, so it moves on even within a millisecond.
         let update = sql("UPDATE keys SET name = $3, disabled = $4, deleted = $5, expires_ms = $6, priority = $7,
              rules = $8, updated_ms = CASE WHEN {now} > updated_ms THEN {now} ELSE updated_ms + 1 END
@@ -104,7 +103,6 @@ impl Database {
         if update.execute_in(&mut transaction).await? == 0 {
             return Ok(Changed::Conflict);
         }
-        change_budget_in(&mut transaction, budget, Some(&key.hash)).await?;
         transaction.commit().await?;
         Ok(Changed::Done)
     }
@@ -124,22 +122,4 @@ impl Database {
         }
         Ok(hashes.len() as u64)
     }
-}
-
-/// Changes the limits of a budget of a tenant, or of one of its keys.
-pub(crate) async fn change_budget_in(
-    transaction: &mut Transaction,
-    budget: &BudgetRow,
-    key_hash: Option<&str>,
-) -> Result<(), DatabaseError> {
-    let known =
-        sql(format!("SELECT reset, CAST({} AS BIGINT) FROM budgets WHERE id = $1", WINDOW.replace("reset", "$2")));
-    let known: Option<(String, i64)> = known.bind(&budget.id).bind(&budget.reset).first_in(transaction).await?;
-    let Some((reset, window_ms)) = known else { return insert_budget_in(transaction, budget).await };
-    let spent = if reset == budget.reset {
-        None
-    } else {
-        Some(spent_since_in(transaction, &budget.tenant_id, key_hash, window_ms).await?)
-    };
-    update_budget_in(transaction, budget, spent).await
 }

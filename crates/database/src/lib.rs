@@ -30,6 +30,6 @@ pub use generations::{Generation, Reservation, Settled};
 pub use keys::{Changed, KeyRow};
 pub use replicas::ALIVE_MS;
 pub use sqlx::Error as SqlError;
-pub use tenants::TenantRow;
+pub use tenants::{TenantLimits, TenantRow};
 pub use transfers::{AccountBalance, Transfer};
 pub use usage::{SplitBy, UsageFilter, UsageRow};

@@ -15,7 +15,12 @@ pub(crate) enum Store {
         write: SqlitePool,
         read: SqlitePool,
     },
-    Postgres(PgPool),
+    Postgres {
+        /// The writer's own, so that however much is asked, money is booked.
+        books: PgPool,
+        write: PgPool,
+        read: PgPool,
+    },
 }
 
 /// All of it happens, or nothing.
@@ -84,10 +89,10 @@ const SQLITE_CLOCK: Clock = Clock {
     month: "CAST(strftime('%s', 'now', 'start of month') AS INTEGER) * 1000",
 };
 
-/// postgresql.org/docs/15/functions-datetime.html
+/// postgresql.org/docs/15/functions-datetime.html; within a statement it is always the same time.
 const POSTGRES_CLOCK: Clock = Clock {
-    now: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
-    month: "CAST(EXTRACT(EPOCH FROM date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')) * 1000 AS BIGINT)",
+    now: "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS BIGINT)",
+    month: "CAST(EXTRACT(EPOCH FROM date_trunc('month', statement_timestamp() AT TIME ZONE 'UTC')) * 1000 AS BIGINT)",
 };
 
 impl<'q> Statement<'q> {
@@ -104,9 +109,9 @@ impl<'q> Statement<'q> {
                 let (text, values) = self.for_sqlite()?;
                 sqlx::query_with::<Sqlite, _>(text, values).execute(write).await?.rows_affected()
             }
-            Store::Postgres(pool) => {
+            Store::Postgres { write, .. } => {
                 let (text, values) = self.for_postgres()?;
-                sqlx::query_with::<Postgres, _>(text, values).execute(pool).await?.rows_affected()
+                sqlx::query_with::<Postgres, _>(text, values).execute(write).await?.rows_affected()
             }
         })
     }
@@ -132,9 +137,9 @@ impl<'q> Statement<'q> {
                 let (text, values) = self.for_sqlite()?;
                 sqlx::query_as_with::<Sqlite, T, _>(text, values).fetch_all(read).await?
             }
-            Store::Postgres(pool) => {
+            Store::Postgres { read, .. } => {
                 let (text, values) = self.for_postgres()?;
-                sqlx::query_as_with::<Postgres, T, _>(text, values).fetch_all(pool).await?
+                sqlx::query_as_with::<Postgres, T, _>(text, values).fetch_all(read).await?
             }
         })
     }
@@ -217,7 +222,15 @@ impl Store {
     pub(crate) async fn begin(&self) -> Result<Transaction, DatabaseError> {
         Ok(match self {
             Self::Sqlite { write, .. } => Transaction::Sqlite(write.begin().await?),
-            Self::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
+            Self::Postgres { write, .. } => Transaction::Postgres(write.begin().await?),
+        })
+    }
+
+    /// Begins a transaction of the one task that books money.
+    pub(crate) async fn begin_booking(&self) -> Result<Transaction, DatabaseError> {
+        Ok(match self {
+            Self::Sqlite { write, .. } => Transaction::Sqlite(write.begin().await?),
+            Self::Postgres { books, .. } => Transaction::Postgres(books.begin().await?),
         })
     }
 

@@ -1,8 +1,9 @@
 //! Tenants and the operator's key.
 
-use crate::budgets::{BudgetRow, CREDITS, TENANT, budget_id, insert_budget_in};
+use crate::budgets::{BudgetRow, CREDITS, budget_id, change_budget_in, insert_budget_in, limit_users_in};
 use crate::connection::{Database, DatabaseError};
-use crate::keys::{Changed, change_budget_in};
+use crate::credits::limit_credits_in;
+use crate::keys::Changed;
 use crate::store::sql;
 
 /// One tenant.
@@ -18,6 +19,18 @@ pub struct TenantRow {
     pub updated_ms: i64,
 }
 
+/// What limits the spending of a tenant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantLimits {
+    /// Of all its keys together.
+    pub budget: BudgetRow,
+    /// Of each of its end users, and when that begins anew.
+    pub user_nano: Option<i64>,
+    pub user_reset: String,
+    /// It spends only what it has in advance, were it nothing.
+    pub is_prepaid: bool,
+}
+
 const COLUMNS: &str = "id, name, created_ms, weight, terms, updated_ms";
 
 impl Database {
@@ -25,7 +38,7 @@ impl Database {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn insert_tenant(&self, tenant: &TenantRow, budget: &BudgetRow) -> Result<bool, DatabaseError> {
+    pub async fn insert_tenant(&self, tenant: &TenantRow, limits: &TenantLimits) -> Result<bool, DatabaseError> {
         let mut transaction = self.store.begin().await?;
         let insert = sql("INSERT INTO tenants (id, name, created_ms, weight, terms, updated_ms)
              VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT DO NOTHING");
@@ -33,19 +46,20 @@ impl Database {
         if insert.bind(&tenant.terms).execute_in(&mut transaction).await? == 0 {
             return Ok(false);
         }
-        insert_budget_in(&mut transaction, &BudgetRow { id: budget_id(TENANT, &tenant.id), ..budget.clone() }).await?;
+        insert_budget_in(&mut transaction, &limits.budget).await?;
         let credits =
             BudgetRow { id: budget_id(CREDITS, &tenant.id), tenant_id: tenant.id.clone(), ..BudgetRow::default() };
         insert_budget_in(&mut transaction, &credits).await?;
+        limit_credits_in(&mut transaction, &tenant.id, limits.is_prepaid).await?;
         transaction.commit().await?;
         Ok(true)
     }
 
-    /// Changes a tenant and its budget, unless somebody else did since it was read; its name, weight and terms can change.
+    /// Changes a tenant and its limits, unless somebody else did since it was read; its name, weight and terms can change.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn update_tenant(&self, tenant: &TenantRow, budget: &BudgetRow) -> Result<Changed, DatabaseError> {
+    pub async fn update_tenant(&self, tenant: &TenantRow, limits: &TenantLimits) -> Result<Changed, DatabaseError> {
         let mut transaction = self.store.begin().await?;
         let update = sql("UPDATE tenants SET name = $3, weight = $4, terms = $5,
              updated_ms = CASE WHEN {now} > updated_ms THEN {now} ELSE updated_ms + 1 END
@@ -54,19 +68,11 @@ impl Database {
         if update.bind(&tenant.terms).execute_in(&mut transaction).await? == 0 {
             return Ok(Changed::Conflict);
         }
-        change_budget_in(&mut transaction, budget, None).await?;
+        change_budget_in(&mut transaction, &limits.budget, None).await?;
+        limit_users_in(&mut transaction, &tenant.id, limits.user_nano, &limits.user_reset).await?;
+        limit_credits_in(&mut transaction, &tenant.id, limits.is_prepaid).await?;
         transaction.commit().await?;
         Ok(Changed::Done)
-    }
-
-    /// Changes what each known end user of a tenant may spend.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub async fn limit_users(&self, tenant_id: &str, limit: Option<i64>, reset: &str) -> Result<(), DatabaseError> {
-        let limit_all = sql("UPDATE budgets SET limit_nano = $2, reset = $3, updated_ms = {now}
-             WHERE tenant_id = $1 AND id LIKE 'user:%'");
-        limit_all.bind(tenant_id).bind(limit).bind(reset).execute(&self.store).await.map(|_| ())
     }
 
     /// Finds a tenant.

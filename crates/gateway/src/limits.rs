@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::asked::Asked;
 use crate::error::Error;
-use ledger::{DAY_MS, Left, MINUTE_MS, Rate};
+use ledger::{DAY_MS, Estimate, Left, MINUTE_MS, Rate};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,8 +36,8 @@ impl Default for LimitsConfig {
 pub(crate) struct Counted {
     pub requests: Option<Left>,
     pub tokens: Option<Left>,
-    /// The limit of tokens, and how many were counted before it is known how many there are.
-    pub tokens_counted: Option<(Rate, u64)>,
+    /// How many tokens were counted before it is known how many there are.
+    pub tokens_estimated: Option<Estimate>,
 }
 
 /// Counts a request towards every limit of its key, unless one of them is used up.
@@ -60,8 +60,9 @@ pub(crate) async fn count(app: &App, asked: &Asked) -> Result<Counted, Error> {
     if let Some(limit) = rules.tokens_per_minute {
         let rate = minute(format!("tokens:{}", account.hash), "rules.tokens_per_minute", limit);
         let estimated = protocol::Usage::estimate(asked.request.prompt_bytes(), 0).input_tokens;
-        counted.tokens = Some(app.ledger.count(&rate, estimated).await?);
-        counted.tokens_counted = Some((rate, estimated));
+        let left = app.ledger.count(&rate, estimated).await?;
+        counted.tokens = Some(left);
+        counted.tokens_estimated = Some(Estimate { rate, amount: estimated, reset_ms: left.reset_ms });
     }
     Ok(counted)
 }

@@ -106,8 +106,8 @@ pub(crate) fn admit(app: &App, asked: &Asked) -> Result<Settlement, Error> {
     };
     let settlement = Settlement::admit(&app.ledger, account, asked.is_free(), generation);
     let mut settlement = settlement.map_err(|_| Error::Overloaded)?;
-    if let Some((rate, counted)) = asked.counted.tokens_counted.clone().filter(|_| asked.shadow.is_none()) {
-        settlement.correct_at_end(&app.ledger, rate, counted);
+    if let Some(estimate) = asked.counted.tokens_estimated.clone().filter(|_| asked.shadow.is_none()) {
+        settlement.correct_at_end(&app.ledger, estimate);
     }
     Ok(settlement)
 }

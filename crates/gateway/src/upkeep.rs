@@ -25,7 +25,8 @@ pub(crate) async fn tend(app: App) {
     }
 }
 
-/// Takes out of this gateway's cache what was erased since a time; returns the next such time.
+/// Takes out of this gateway's cache what was erased since a time, and what was kept of requests that were under way then;
+/// returns the next such time.
 async fn erase(app: &App, since_ms: i64) -> Result<i64, database::DatabaseError> {
     let (erased, next) = app.ledger.erased_since(since_ms).await?;
     let mut by_tenant: HashMap<String, Vec<String>> = HashMap::new();
@@ -34,6 +35,9 @@ async fn erase(app: &App, since_ms: i64) -> Result<i64, database::DatabaseError>
     }
     for (tenant, ids) in by_tenant {
         app.cache.erase(&tenant, &ids).await?;
+        if let Some(contents) = &app.contents {
+            contents.erase(&tenant, &ids).await?;
+        }
     }
     Ok(next)
 }

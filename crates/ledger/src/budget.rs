@@ -39,7 +39,7 @@ struct State {
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[error("{budget} has {available} USD left and the request needs {needed} USD")]
 pub struct NotEnough {
-    /// `the key`, `the tenant`, `the tenant's credits` or ``the user `NAME` ``.
+    /// `the key`, `the tenant`, `the credits of the tenant` or ``the user `NAME` ``.
     pub budget: String,
     pub available: NanoUsd,
     pub needed: NanoUsd,
@@ -71,6 +71,16 @@ impl Budget {
     pub(crate) fn is_idle(&self, lately: Duration) -> bool {
         let state = self.state();
         state.used.elapsed() > lately && state.unreserved >= NanoUsd::ZERO
+    }
+
+    /// True where nothing of it is leased here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state().unreserved == NanoUsd::ZERO
+    }
+
+    /// The name under which it leases.
+    pub(crate) fn replica_id(&self) -> String {
+        self.state().replica_id.clone()
     }
 
     /// The limit, where it has one.
@@ -209,6 +219,16 @@ impl Hold {
     /// Money that no budget pays.
     pub(crate) fn free(nano: NanoUsd) -> Self {
         Self { nano, parts: Vec::new() }
+    }
+
+    /// The name under which all of it was leased; `None` where nothing was.
+    ///
+    /// # Errors
+    /// `Err` where it was under different names: one lease is lost.
+    pub(crate) fn replica_id(&self) -> Result<Option<&str>, ()> {
+        let mut names = self.parts.iter().map(|(_, replica_id)| replica_id.as_str());
+        let Some(first) = names.next() else { return Ok(None) };
+        if names.all(|name| name == first) { Ok(Some(first)) } else { Err(()) }
     }
 
     /// Ends it: gives back what was not charged, and says what was used up of each lease.

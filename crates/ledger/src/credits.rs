@@ -5,6 +5,7 @@ use crate::terms::share_of;
 use catalog::NanoUsd;
 use database::{CreditRow, DatabaseError, Transfer, Withdrawal, budget_id};
 use serde::Deserialize;
+use std::time::Duration;
 use thiserror::Error;
 
 /// The `[credits]` table: what a top-up costs and how long it lasts.
@@ -166,10 +167,15 @@ impl Ledger {
         refund: &str,
         wanted: Option<NanoUsd>,
     ) -> Result<NanoUsd, CreditsError> {
-        const TRIES: usize = 10; // requests may set aside again what was just given back
+        // Requests may set aside again what was just given back, and other gateways take a moment to give theirs.
+        const TRIES: usize = 10;
+        const PAUSE: Duration = Duration::from_millis(200);
         let mut free = NanoUsd::ZERO;
         let mut asked = wanted.unwrap_or_default();
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
             self.free_credits(tenant).await?;
             let state = self.database.credit_state(tenant).await?;
             let lot = state.lots.iter().find(|lot| lot.id == payment && lot.kind == "purchase");

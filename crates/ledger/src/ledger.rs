@@ -6,7 +6,8 @@ use crate::rates::{DAY_MS, Left, Rate, RateExceeded, Rates};
 use crate::replica::Replica;
 use crate::writer::Writer;
 use database::{
-    BudgetRow, Database, DatabaseError, SplitBy, TenantRow, UsageFilter, UsageRow, budget_id, user_budget_id,
+    BudgetRow, Database, DatabaseError, SplitBy, TenantLimits, TenantRow, UsageFilter, UsageRow, budget_id,
+    user_budget_id,
 };
 use rand::Rng;
 use sha2::{Digest, Sha256};
@@ -18,8 +19,12 @@ use thiserror::Error;
 
 /// The tenant that exists from the first start.
 pub const DEFAULT_TENANT: &str = "default";
-/// How often changes that others made are looked for.
+/// How often changes that others made are looked for, and how often this gateway says that it is alive.
 const REFRESH_EVERY: Duration = Duration::from_millis(500);
+/// A change may become visible so long after its time stamp: no transaction of ours waits longer for a lock.
+const OVERLAP_MS: i64 = 15_000;
+/// Every so many looks, budgets that nobody uses are forgotten.
+const FORGET_EVERY: u32 = 20;
 /// How long gateways are told of an erasure: one that was away for longer has to begin with an empty cache file.
 pub const ERASURES_TOLD_MS: i64 = 30 * DAY_MS;
 /// Accounts held in memory at the most; beyond it a key is read anew for each request.
@@ -81,8 +86,9 @@ impl Ledger {
             terms: "{}".to_owned(),
             updated_ms: 0,
         };
-        let budget = BudgetRow { tenant_id: DEFAULT_TENANT.to_owned(), ..BudgetRow::default() };
-        database.insert_tenant(&tenant, &budget).await?;
+        let id = budget_id("tenant", DEFAULT_TENANT);
+        let budget = BudgetRow { id, tenant_id: DEFAULT_TENANT.to_owned(), ..BudgetRow::default() };
+        database.insert_tenant(&tenant, &TenantLimits { budget, ..TenantLimits::default() }).await?;
         let has_keys = !database.keys(None).await?.is_empty();
         let mut generated = None;
         let mut hashes = database.admin_key_hashes().await?;
@@ -101,6 +107,7 @@ impl Ledger {
         let made_any = generated.is_some() || virtual_key.is_some();
         let start = made_any.then_some(StartKeys { admin: generated, virtual_key });
         let (replica, accounts) = (Arc::downgrade(&ledger.replica), Arc::downgrade(&ledger.accounts));
+        tokio::spawn(tend(replica.clone()));
         tokio::spawn(watch(ledger.database.clone(), replica, accounts));
         Ok((ledger, start))
     }
@@ -176,11 +183,6 @@ impl Ledger {
         self.rates.count(rate, amount).await
     }
 
-    /// Counts what a request turned out to need beyond what was counted, or gives back what it did not.
-    pub fn correct_count(&self, rate: &Rate, difference: i64) {
-        self.rates.correct(rate, difference);
-    }
-
     /// The settled record of a tenant's request; waits until what was settled before is stored.
     ///
     /// # Errors
@@ -201,7 +203,9 @@ impl Ledger {
     /// When the database refuses; then nothing is erased.
     pub async fn erase_user(&self, tenant: &str, user: &str) -> Result<Vec<String>, DatabaseError> {
         self.writer.barrier().await;
-        self.database.erase_user(tenant, user).await
+        let ids = self.database.erase_user(tenant, user).await?;
+        self.replica.forget(&user_budget_id(tenant, user));
+        Ok(ids)
     }
 
     /// Requests that were erased by other gateways too, since a moment of the database's clock, and the next such moment.
@@ -209,8 +213,6 @@ impl Ledger {
     /// # Errors
     /// When the database refuses.
     pub async fn erased_since(&self, since_ms: i64) -> Result<(Vec<(String, String)>, i64), DatabaseError> {
-        /// A change may become visible after its time stamp.
-        const OVERLAP_MS: i64 = 2_000;
         let next = self.database.now_ms().await? - OVERLAP_MS;
         Ok((self.database.erased_since(since_ms).await?, next))
     }
@@ -222,9 +224,11 @@ impl Ledger {
     /// When the database refuses.
     pub async fn sweep(&self, records_before_ms: Option<i64>) -> Result<(), DatabaseError> {
         const ROWS_MAX: u64 = 500;
+        const MONTH_MS_MAX: i64 = 31 * DAY_MS;
         let now = self.database.now_ms().await?;
         self.database.sweep_counts(now - 2 * DAY_MS).await?;
         self.database.sweep_erasures(now - ERASURES_TOLD_MS).await?;
+        self.database.sweep_user_budgets(now - 2 * MONTH_MS_MAX).await?;
         let Some(before_ms) = records_before_ms else { return Ok(()) };
         while self.database.sweep_generations(before_ms, ROWS_MAX as i64).await? == ROWS_MAX {}
         Ok(())
@@ -244,7 +248,7 @@ impl Ledger {
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> Result<(), DatabaseError> {
-        self.database.open_reservations().await.map(|_| ())
+        self.database.now_ms().await.map(|_| ())
     }
 
     /// Forgets an account, so that what was changed of its key is read at its next request.
@@ -259,10 +263,24 @@ impl Ledger {
     }
 }
 
-/// Takes over what others changed, and keeps this gateway's place among them, until the ledger is gone.
+/// Keeps this gateway's place among the others, until the ledger is gone.
+async fn tend(replica: Weak<Replica>) {
+    for round in 1_u32.. {
+        tokio::time::sleep(REFRESH_EVERY).await;
+        let Some(replica) = replica.upgrade() else { return };
+        if let Err(error) = replica.tend().await {
+            tracing::warn!(%error, "this gateway's place among others could not be kept; will retry");
+        }
+        if round % FORGET_EVERY == 0
+            && let Err(error) = replica.forget_idle().await
+        {
+            tracing::warn!(%error, "money that no request needs could not be given back; will retry");
+        }
+    }
+}
+
+/// Takes over what others changed, until the ledger is gone.
 async fn watch(database: Database, replica: Weak<Replica>, accounts: Weak<Accounts>) {
-    /// A change may become visible after its time stamp.
-    const OVERLAP_MS: i64 = 2_000;
     let mut since = 0;
     loop {
         tokio::time::sleep(REFRESH_EVERY).await;
@@ -272,8 +290,6 @@ async fn watch(database: Database, replica: Weak<Replica>, accounts: Weak<Accoun
             if since > 0 {
                 look(&database, &replica, &accounts, since).await?;
             }
-            replica.tend().await?;
-            replica.forget_idle().await?;
             Ok::<_, DatabaseError>(now)
         };
         match looked.await {
@@ -283,7 +299,12 @@ async fn watch(database: Database, replica: Weak<Replica>, accounts: Weak<Accoun
     }
 }
 
-async fn look(database: &Database, replica: &Replica, accounts: &Accounts, since: i64) -> Result<(), DatabaseError> {
+async fn look(
+    database: &Database,
+    replica: &Arc<Replica>,
+    accounts: &Accounts,
+    since: i64,
+) -> Result<(), DatabaseError> {
     let keys = database.keys_updated_since(since).await?;
     let tenants = database.tenants_updated_since(since).await?;
     replica.refresh(&database.budgets_updated_since(since).await?).await?;

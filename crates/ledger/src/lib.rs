@@ -20,7 +20,7 @@ pub use credits::{CreditTerms, CreditsError, Payment, Standing};
 pub use journal::Journal;
 pub use keys::{Charged, Key, LedgerError, Limits, NewKey, WantedKey, make_key};
 pub use ledger::{AuthError, DEFAULT_TENANT, ERASURES_TOLD_MS, Ledger, StartKeys, now_ms};
-pub use rates::{DAY_MS, Left, MINUTE_MS, Rate, RateExceeded};
+pub use rates::{DAY_MS, Estimate, Left, MINUTE_MS, Rate, RateExceeded};
 pub use replica::Replica;
 pub use rules::Rules;
 pub use settlement::{Bill, ReserveError, Settlement};

@@ -11,7 +11,8 @@ pub const DAY_MS: i64 = 86_400_000;
 /// A gateway takes so large a part of a limit at once: the larger, the less it asks the database, and the more it may hold
 /// while another has nothing left.
 const PARTS: u64 = 8;
-/// Counters in memory at the most; beyond it those of windows that are over are forgotten.
+/// Counters in memory at the most. Beyond it those of windows that are over are forgotten, and where that is not enough half of
+/// the others; what was taken for one of those and not used is lost to it.
 const COUNTERS_MAX: usize = 100_000;
 
 /// One limit that a request counts towards.
@@ -33,6 +34,15 @@ pub struct Left {
     pub reset_ms: i64,
 }
 
+/// What was counted before it was known how much would be needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Estimate {
+    pub rate: Rate,
+    pub amount: u64,
+    /// When the window ends in which it was counted.
+    pub reset_ms: i64,
+}
+
 /// A limit is used up.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 #[error("{rule} is {limit} within {window}, and used up")]
@@ -47,6 +57,7 @@ pub struct RateExceeded {
 #[derive(Debug, Clone, Copy, Default)]
 struct Counter {
     window_ms: i64,
+    reset_ms: i64,
     taken: u64,
     used: u64,
     /// The database has said that nothing is left.
@@ -74,7 +85,7 @@ impl Rates {
         let window_ms = now.div_euclid(rate.window_ms) * rate.window_ms;
         let reset_ms = window_ms + rate.window_ms;
         loop {
-            let counter = match self.add(rate, window_ms, amount) {
+            let counter = match self.add(rate, (window_ms, now), amount) {
                 Ok(used) => {
                     return Ok(Left { limit: rate.limit, remaining: rate.limit.saturating_sub(used), reset_ms });
                 }
@@ -104,24 +115,29 @@ impl Rates {
         }
     }
 
-    /// Counts what a request turned out to need beyond what was counted, or gives back what it did not.
-    pub(crate) fn correct(&self, rate: &Rate, difference: i64) {
-        let window_ms = now_ms().div_euclid(rate.window_ms) * rate.window_ms;
+    /// Counts what was needed in place of what was thought to be, unless the window is over.
+    pub(crate) fn correct(&self, estimate: &Estimate, needed: u64) {
         let mut counters = self.counters();
-        if let Some(counter) = counters.get_mut(&rate.id).filter(|counter| counter.window_ms == window_ms) {
-            counter.used = counter.used.saturating_add_signed(difference);
+        let counter = counters.get_mut(&estimate.rate.id).filter(|counter| counter.reset_ms == estimate.reset_ms);
+        if let Some(counter) = counter {
+            counter.used = (counter.used + needed).saturating_sub(estimate.amount);
         }
     }
 
     /// Counts, where this gateway has taken enough; returns what is used then.
-    fn add(&self, rate: &Rate, window_ms: i64, amount: u64) -> Result<u64, Counter> {
+    fn add(&self, rate: &Rate, (window_ms, now): (i64, i64), amount: u64) -> Result<u64, Counter> {
         let mut counters = self.counters();
-        if counters.len() >= COUNTERS_MAX {
-            counters.retain(|_, counter| counter.window_ms == window_ms);
+        if counters.len() >= COUNTERS_MAX && !counters.contains_key(&rate.id) {
+            let mut room = COUNTERS_MAX / 2;
+            counters.retain(|_, counter| {
+                let is_kept = counter.reset_ms > now && room > 0;
+                room -= usize::from(is_kept);
+                is_kept
+            });
         }
         let counter = counters.entry(rate.id.clone()).or_default();
         if counter.window_ms < window_ms {
-            *counter = Counter { window_ms, ..Counter::default() };
+            *counter = Counter { window_ms, reset_ms: window_ms + rate.window_ms, ..Counter::default() };
         }
         if counter.used + amount > counter.taken {
             return Err(*counter);
@@ -146,6 +162,27 @@ impl Rates {
 mod tests {
     use super::*;
     use database::Database;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn counters_do_not_grow_without_end_and_an_estimate_is_corrected_in_its_window_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rates = Rates::of(Database::open(&folder.path().join("sluice.db")).await.expect("a database"));
+        let rate = |id: usize| Rate {
+            id: format!("tokens:{id}"),
+            rule: "rules.tokens_per_minute",
+            limit: 100,
+            window_ms: DAY_MS,
+        };
+        let left = rates.count(&rate(0), 60).await.expect("it fits");
+        let estimate = |reset_ms| Estimate { rate: rate(0), amount: 60, reset_ms };
+        rates.correct(&estimate(left.reset_ms), 10);
+        rates.correct(&estimate(left.reset_ms - DAY_MS), 0);
+        assert_eq!(rates.count(&rate(0), 1).await.expect("it fits").remaining, 89);
+        for id in 1..=COUNTERS_MAX {
+            let _lacking = rates.add(&rate(id), (left.reset_ms - DAY_MS, left.reset_ms - 1), 1);
+        }
+        assert!(rates.counters().len() <= COUNTERS_MAX);
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn gateways_on_one_database_let_a_limit_pass_once() {

@@ -3,7 +3,7 @@
 use crate::account::Account;
 use crate::budget::{Budgets, Hold, NotEnough};
 use crate::ledger::Ledger;
-use crate::rates::{Rate, Rates};
+use crate::rates::{Estimate, Rates};
 use crate::replica::Replica;
 use crate::writer::{Overloaded, Record};
 use catalog::NanoUsd;
@@ -39,7 +39,7 @@ pub struct Settlement {
     replica: Arc<Replica>,
     hold: Hold,
     /// Tokens that were counted before it was known how many there are.
-    counted: Option<(Rates, Rate, u64)>,
+    counted: Option<(Rates, Estimate)>,
     /// No key pays: the gateway asks for itself.
     is_free: bool,
     /// The record so far; whoever knows a field fills it in.
@@ -63,8 +63,8 @@ impl Settlement {
     }
 
     /// Corrects at its end how many tokens were counted towards a limit.
-    pub fn correct_at_end(&mut self, ledger: &Ledger, rate: Rate, counted: u64) {
-        self.counted = Some((ledger.rates.clone(), rate, counted));
+    pub fn correct_at_end(&mut self, ledger: &Ledger, estimate: Estimate) {
+        self.counted = Some((ledger.rates.clone(), estimate));
     }
 
     /// Sets money aside in all budgets of the request: `wanted`, or what the poorest has left where that is less but at least
@@ -109,8 +109,13 @@ impl Settlement {
     /// Writes the reservation down, so that it survives the death of the process.
     ///
     /// # Errors
-    /// When the database refuses.
+    /// `Fenced` where the money was leased under a name that others took for dead; when the database refuses.
     pub async fn record_reservation(&self, ledger: &Ledger) -> Result<(), DatabaseError> {
+        let replica_id = match self.hold.replica_id() {
+            Ok(Some(leased_by)) => leased_by.to_owned(),
+            Ok(None) => self.replica.id(),
+            Err(()) => return Err(DatabaseError::Fenced),
+        };
         let reservation = Reservation {
             generation_id: self.generation.id.clone(),
             tenant_id: self.generation.tenant_id.clone(),
@@ -121,7 +126,7 @@ impl Settlement {
             end_user: self.generation.end_user.clone(),
             is_free: self.is_free,
             source: if self.is_free { self.generation.cache_source.clone() } else { String::new() },
-            replica_id: self.replica.id(),
+            replica_id,
         };
         ledger.writer.reserve(reservation).await
     }
@@ -140,13 +145,13 @@ impl Settlement {
         self.generation.upstream_nano = bill.upstream.0;
         self.generation.charged_nano = bill.charged.0;
         self.generation.overrun_nano = if hold.nano > NanoUsd::ZERO { overrun.0 } else { 0 };
-        if let Some((rates, rate, counted)) = self.counted.take() {
+        if let Some((rates, estimate)) = self.counted.take() {
             let g = &self.generation;
             let is_hit = ["exact", "similar", "coalesced"].contains(&g.cache.as_str());
             let taken =
                 g.input_tokens + g.cache_read_tokens + g.cache_write_tokens + g.output_tokens + g.reasoning_tokens;
-            let counted = i64::try_from(counted).unwrap_or(i64::MAX);
-            rates.correct(&rate, if is_hit { 0 } else { taken } - counted);
+            let needed = if is_hit { 0 } else { taken.unsigned_abs() };
+            rates.correct(&estimate, needed);
         }
         let settled = Settled { generation: self.generation.clone(), drawn: hold.settle(bill.charged) };
         slot.send(Record::Settle(Box::new(settled)));

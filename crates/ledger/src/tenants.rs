@@ -4,7 +4,10 @@ use crate::keys::{LedgerError, Limits};
 use crate::ledger::{Ledger, now_ms};
 use crate::terms::Terms;
 use catalog::NanoUsd;
-use database::{BudgetRow, Changed, DatabaseError, TenantRow, budget_id};
+use database::{BudgetRow, Changed, DatabaseError, TenantLimits, TenantRow, budget_id};
+
+/// How often a change is tried again that the database gave up for another.
+const DEADLOCKS_MAX: usize = 5;
 
 /// A tenant as the operator sees it.
 #[derive(Debug, Clone)]
@@ -42,10 +45,9 @@ impl Ledger {
         };
         let id = budget_id("tenant", &row.id);
         let budget = BudgetRow { id, tenant_id: row.id.clone(), ..wanted.limits.row() };
-        if !self.database.insert_tenant(&row, &budget).await? {
+        if !self.database.insert_tenant(&row, &limits(budget, &wanted.terms)).await? {
             return Err(LedgerError::TenantExists(row.id));
         }
-        self.settle_credit_limit(&row.id, &wanted.terms).await?;
         self.tenant(&row.id).await?.ok_or(LedgerError::UnknownTenant(row.id))
     }
 
@@ -83,20 +85,21 @@ impl Ledger {
     /// `Conflict` where somebody else changed it meanwhile; when the database refuses.
     pub async fn update_tenant(&self, tenant: &TenantAccount) -> Result<(), LedgerError> {
         let row = TenantRow { terms: terms_json(&tenant.terms), ..tenant.row.clone() };
-        if self.database.update_tenant(&row, &tenant.budget).await? == Changed::Conflict {
+        let limits = limits(tenant.budget.clone(), &tenant.terms);
+        let mut tries = 0;
+        let changed = loop {
+            match self.database.update_tenant(&row, &limits).await {
+                // Its end users' budgets are locked in another order than they are charged in.
+                Err(error) if error.is_deadlock() && tries < DEADLOCKS_MAX => tries += 1,
+                changed => break changed?,
+            }
+        };
+        if changed == Changed::Conflict {
             return Err(LedgerError::Conflict);
         }
-        let users = tenant.terms.user_limit.as_ref();
-        let limit = users.and_then(|limit| NanoUsd::from_usd(limit.usd)).map(|limit| limit.0);
-        self.database.limit_users(&row.id, limit, users.map_or("", |limit| &limit.reset)).await?;
-        self.settle_credit_limit(&row.id, &tenant.terms).await?;
         self.forget_tenant(&row.id);
         self.reread_budgets(&row.id).await?;
         Ok(())
-    }
-
-    async fn settle_credit_limit(&self, tenant: &str, terms: &Terms) -> Result<(), DatabaseError> {
-        self.database.settle_credit_limit(tenant, terms.prepaid).await
     }
 
     /// Takes over at once what was changed of a tenant's budgets here; other gateways notice by themselves.
@@ -107,6 +110,16 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+}
+
+fn limits(budget: BudgetRow, terms: &Terms) -> TenantLimits {
+    let user = terms.user_limit.as_ref();
+    TenantLimits {
+        budget,
+        user_nano: user.and_then(|limit| NanoUsd::from_usd(limit.usd)).map(|limit| limit.0),
+        user_reset: user.map_or_else(String::new, |limit| limit.reset.clone()),
+        is_prepaid: terms.prepaid,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::replica::Replica;
 use catalog::NanoUsd;
 use database::{Database, DatabaseError, Durability, Reservation, Settled};
 use std::collections::HashSet;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -14,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Requests that may be under way at once; each holds one slot from admission to settlement.
 const SLOTS: usize = 10_000;
 const BATCH_MAX: usize = 512;
+/// How often a batch is tried again that the database gave up for another transaction.
+const DEADLOCKS_MAX: usize = 5;
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// Records kept in an outage; beyond them those of requests that cost nothing, as hits, are only counted. What costs
 /// money is bounded by what may be spent.
@@ -157,6 +160,22 @@ impl Batch {
             Record::Barrier(done) => self.barriers.push(done),
         }
     }
+
+    /// Refuses reservations of money that was leased under another name than the gateway has now: others have taken it back.
+    fn of(self, replica_id: &str) -> Self {
+        let Self { pending, waiting, barriers } = self;
+        let mut kept =
+            Self { pending: Pending { settled: pending.settled, ..Pending::default() }, waiting: Vec::new(), barriers };
+        for (reservation, waiting) in pending.reservations.into_iter().zip(waiting) {
+            if reservation.replica_id == replica_id {
+                kept.pending.reservations.push(reservation);
+                kept.waiting.push(waiting);
+            } else {
+                answer(waiting, Err(DatabaseError::Fenced));
+            }
+        }
+        kept
+    }
 }
 
 struct Books {
@@ -186,15 +205,12 @@ impl Books {
             {
                 batch.add(record);
             }
-            let Batch { pending, waiting, barriers } = batch;
-            match self.database.commit(&self.replica.id(), &pending.reservations, &pending.settled).await {
-                Ok(()) => {
-                    for waiting in waiting {
-                        let _gone = waiting.send(Ok(())); // the request may have been given up
-                    }
-                }
-                Err(error) if error.is_duplicate() => self.one_by_one(pending, waiting).await,
-                Err(DatabaseError::Fenced) => self.anew(pending, waiting).await,
+            let id = self.replica.id();
+            let Batch { pending, waiting, barriers } = batch.of(&id);
+            match self.commit(&id, &pending).await {
+                Ok(()) => waiting.into_iter().for_each(|waiting| answer(waiting, Ok(()))),
+                Err(error) if error.is_refusal() => self.one_by_one(&id, pending, waiting, &mut records).await,
+                Err(DatabaseError::Fenced) => self.anew(&id, pending, waiting, &mut records).await,
                 Err(error) => {
                     tracing::error!(%error, "the ledger cannot be written; the journal takes over");
                     release(barriers); // readers see what is stored; they must not wait for what cannot be
@@ -209,30 +225,45 @@ impl Books {
         }
     }
 
+    async fn commit(&self, id: &str, pending: &Pending) -> Result<(), DatabaseError> {
+        for _ in 0..DEADLOCKS_MAX {
+            match self.database.commit(id, &pending.reservations, &pending.settled).await {
+                Err(error) if error.is_deadlock() => {}
+                committed => return committed,
+            }
+        }
+        self.database.commit(id, &pending.reservations, &pending.settled).await
+    }
+
     /// Others took this gateway for dead, and its money is theirs: what was reserved is refused, what was settled is booked
     /// beside what they settled for it.
-    async fn anew(&mut self, pending: Pending, waiting: Vec<Answer>) {
-        for waiting in waiting {
-            let _gone = waiting.send(Err(DatabaseError::Fenced)); // the request may have been given up
-        }
-        let joined = match self.replica.join_again().await {
-            Ok(()) => self.database.replay(&[], &pending.settled).await,
+    async fn anew(&mut self, lost: &str, pending: Pending, waiting: Vec<Answer>, records: &mut mpsc::Receiver<Record>) {
+        waiting.into_iter().for_each(|waiting| answer(waiting, Err(DatabaseError::Fenced)));
+        let mut pending = Pending { reservations: Vec::new(), ..pending };
+        let booked = match self.replica.join_again(lost).await {
+            Ok(()) => self.drain(&mut pending).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = joined {
-            let ids: Vec<&str> = pending.settled.iter().map(|settled| settled.generation.id.as_str()).collect();
-            tracing::error!(%error, ?ids, "settlements were refused; others have settled them at their reservations");
+        if let Err(error) = booked {
+            self.outage(error, pending, Vec::new(), records).await;
         }
     }
 
-    /// A record that is there already must not keep the others out.
-    async fn one_by_one(&mut self, pending: Pending, waiting: Vec<Answer>) {
+    /// A record that is refused must not keep the others out.
+    async fn one_by_one(
+        &mut self,
+        id: &str,
+        pending: Pending,
+        waiting: Vec<Answer>,
+        records: &mut mpsc::Receiver<Record>,
+    ) {
         for (reservation, waiting) in pending.reservations.into_iter().zip(waiting) {
-            let _gone = waiting.send(self.database.commit(&self.replica.id(), &[reservation], &[]).await);
+            let alone = Pending { reservations: vec![reservation], settled: Vec::new() };
+            answer(waiting, self.commit(id, &alone).await);
         }
-        if let Err(error) = self.database.replay(&[], &pending.settled).await {
-            let ids: Vec<&str> = pending.settled.iter().map(|settled| settled.generation.id.as_str()).collect();
-            tracing::error!(%error, ?ids, "settlements were refused; their reservations stay open");
+        let mut pending = Pending { reservations: Vec::new(), settled: pending.settled };
+        if let Err(error) = self.drain(&mut pending).await {
+            self.outage(error, pending, Vec::new(), records).await;
         }
     }
 
@@ -305,14 +336,34 @@ impl Books {
 
     /// Stores what is pending, batch by batch.
     async fn drain(&self, pending: &mut Pending) -> Result<(), DatabaseError> {
-        for reservations in pending.reservations.chunks(BATCH_MAX) {
-            self.database.replay(reservations, &[]).await?;
+        while !pending.reservations.is_empty() {
+            let count = pending.reservations.len().min(BATCH_MAX);
+            self.replay(&pending.reservations[..count], &[]).await?;
+            pending.reservations.drain(..count);
         }
-        pending.reservations.clear();
         while !pending.settled.is_empty() {
             let count = pending.settled.len().min(BATCH_MAX);
-            self.database.replay(&[], &pending.settled[..count]).await?;
+            self.replay(&[], &pending.settled[..count]).await?;
             pending.settled.drain(..count);
+        }
+        Ok(())
+    }
+
+    /// Books what may be known already. A record that is refused by itself too is set aside, or nothing would be booked again.
+    async fn replay(&self, reservations: &[Reservation], settled: &[Settled]) -> Result<(), DatabaseError> {
+        match self.database.replay(reservations, settled).await {
+            Err(error) if error.is_refusal() => {}
+            replayed => return replayed,
+        }
+        let reservations = reservations.iter().map(|reservation| (slice::from_ref(reservation), [].as_slice()));
+        let settled = settled.iter().map(|settled| ([].as_slice(), slice::from_ref(settled)));
+        for (reservation, settled) in reservations.chain(settled) {
+            match self.database.replay(reservation, settled).await {
+                Err(error) if error.is_refusal() => {
+                    tracing::error!(%error, ?reservation, ?settled, "the ledger refuses a record, which is set aside here");
+                }
+                replayed => replayed?,
+            }
         }
         Ok(())
     }
@@ -327,7 +378,7 @@ impl Books {
         let spent = self.spent + NanoUsd(reservation.nano);
         let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
         let id = reservation.generation_id.clone();
-        let answer = match allowed.then(|| self.journal.append(&Line::Reserve(reservation.clone()))) {
+        let outcome = match allowed.then(|| self.journal.append(&Line::Reserve(reservation.clone()))) {
             Some(Ok(())) => {
                 self.spent = spent;
                 self.journaled.insert(id.clone());
@@ -337,10 +388,10 @@ impl Books {
             Some(Err(error)) => Err(DatabaseError::Journal(error)),
             None => Err(cause.repeat()),
         };
-        if answer.is_err() {
+        if outcome.is_err() {
             self.refused.insert(id);
         }
-        let _gone = waiting.send(answer); // the request may have been given up
+        answer(waiting, outcome);
     }
 
     fn settle_away(&mut self, settled: Settled, pending: &mut Pending) {
@@ -362,6 +413,10 @@ impl Books {
         }
         pending.settled.push(settled);
     }
+}
+
+fn answer(waiting: Answer, outcome: Result<(), DatabaseError>) {
+    let _gone = waiting.send(outcome); // the request may have been given up
 }
 
 fn release(barriers: Vec<oneshot::Sender<()>>) {

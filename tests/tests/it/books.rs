@@ -1,8 +1,8 @@
 //! The ledger under random operations: grants, reservations, settlements, releases, refunds, expiry, leases and crashes, on both
 //! stores. Whatever happens, all books agree and no budget is exceeded.
 
-use crate::stores::{Store, add_key, generation, reservation, stores};
-use database::{CreditRow, Database, Drawn, Settled, Transfer, WantedLease, Withdrawal, budget_id};
+use crate::stores::{Store, add_key, generation, reservation, stores, tenant_limits};
+use database::{CreditRow, Database, Drawn, Settled, TenantLimits, Transfer, WantedLease, Withdrawal, budget_id};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
@@ -177,7 +177,9 @@ async fn whatever_happens_the_books_agree() {
             let budget = database.budget(&budget_id("key", "k")).await.expect("a query").expect("its budget");
             let limited = database::BudgetRow { limit_nano: Some(4_000), ..budget };
             database.update_key(&key, &limited).await.expect("limited");
-            database.settle_credit_limit("acme", true).await.expect("prepaid");
+            let tenant = database.tenant("acme").await.expect("a query").expect("it");
+            let prepaid = TenantLimits { is_prepaid: true, ..tenant_limits(None, "") };
+            database.update_tenant(&tenant, &prepaid).await.expect("prepaid");
             add_key(&database, "unused", Some(1)).await;
             let budgets = vec![budget_id("key", "k"), budget_id("credits", "acme")];
             let random = StdRng::seed_from_u64(seed);

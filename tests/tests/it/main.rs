@@ -1,6 +1,7 @@
 //! Behaviour of the whole gateway, over TCP, against a provider on a loopback port.
 
 mod access;
+mod bookings;
 mod books;
 mod bound;
 mod budget;

@@ -2,9 +2,8 @@
 
 use database::{
     Changed, Content, ContentFile, Database, DatabaseConfig, DatabaseError, DatabaseUrl, Drawn, Generation, KeyRow,
-    Reservation, Score, Settled, SplitBy, TenantRow, UsageFilter, WantedLease, budget_id, user_budget_id,
+    Reservation, Score, Settled, SplitBy, TenantLimits, TenantRow, UsageFilter, WantedLease, budget_id,
 };
-use ledger::Limits;
 use tempfile::TempDir;
 use tests::postgres::Server;
 
@@ -33,12 +32,18 @@ pub(crate) async fn stores() -> Vec<Store> {
         let database = Database::open_with(&config).await.expect("a store");
         let tenant =
             TenantRow { id: "acme".into(), name: "Acme".into(), weight: 1, terms: "{}".into(), ..TenantRow::default() };
-        let budget = database::BudgetRow { tenant_id: "acme".into(), ..Limits::default().row() };
-        assert!(database.insert_tenant(&tenant, &budget).await.expect("a tenant"));
+        assert!(database.insert_tenant(&tenant, &tenant_limits(None, "")).await.expect("a tenant"));
         add_key(&database, "k", None).await;
         stores.push(Store { name, config, database, _folder: folder });
     }
     stores
+}
+
+/// The tenant spends as it likes, each of its users up to a limit.
+pub(crate) fn tenant_limits(user_nano: Option<i64>, user_reset: &str) -> TenantLimits {
+    let (id, tenant_id) = (budget_id("tenant", "acme"), "acme".into());
+    let budget = database::BudgetRow { id, tenant_id, ..database::BudgetRow::default() };
+    TenantLimits { budget, user_nano, user_reset: user_reset.into(), is_prepaid: false }
 }
 
 pub(crate) async fn add_key(database: &Database, hash: &str, limit: Option<i64>) {
@@ -98,7 +103,7 @@ pub(crate) fn generation(id: &str, charged: i64) -> Generation {
     }
 }
 
-fn settled(id: &str, charged: i64) -> Settled {
+pub(crate) fn settled(id: &str, charged: i64) -> Settled {
     Settled { generation: generation(id, charged), drawn: Vec::new() }
 }
 
@@ -386,24 +391,6 @@ async fn a_schema_of_the_future_and_a_wrong_address_are_refused_and_left_alone()
         refused.contains("127.0.0.1:1/none") && !refused.contains("secret") && !refused.contains("hidden"),
         "{refused}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn end_users_have_a_budget_where_the_tenant_limits_them() {
-    for Store { name, database, .. } in stores().await {
-        database.register_replica("r").await.expect("a gateway");
-        let id = user_budget_id("acme", "ann");
-        let row =
-            database::BudgetRow { id: id.clone(), tenant_id: "acme".into(), limit_nano: Some(5), ..Default::default() };
-        for _ in 0..2 {
-            database.insert_budget(&row).await.expect("a budget");
-        }
-        database.commit("r", &[], &[settled("gen-1", 4)]).await.expect("settled");
-        assert_eq!(database.budget(&id).await.expect("a query").expect("it").spent_nano, 4, "{name}");
-        database.limit_users("acme", Some(9), "daily").await.expect("limited");
-        let row = database.budget(&id).await.expect("a query").expect("it");
-        assert_eq!((row.limit_nano, row.reset.as_str()), (Some(9), "daily"), "{name}");
-    }
 }
 
 /// Applies the first four steps of the schema as an earlier version did, with a tenant, a key and two requests in it.

@@ -356,7 +356,11 @@ impl Outgoing {
 
     /// Sends the error inside the stream; there is no terminal event after it, so that nobody takes it for an end.
     fn end_badly(&mut self, error: &Error) {
-        let error = if self.asked.sold.hides_source { error.clone().without_source(&self.asked.sold.name) } else { error.clone() };
+        let error = if self.asked.sold.hides_source {
+            error.clone().without_source(&self.asked.sold.name)
+        } else {
+            error.clone()
+        };
         let mut body = match error.body() {
             Value::Object(body) => body,
             _ => Map::new(),
