@@ -122,6 +122,11 @@ impl Contents {
         self.file.erase_user(tenant, user).await
     }
 
+    /// Deletes what was kept of requests.
+    pub(crate) async fn erase(&self, tenant: &str, ids: &[String]) -> Result<(), DatabaseError> {
+        self.file.erase(tenant, ids).await
+    }
+
     /// What was kept of a tenant's generation.
     pub(crate) async fn find(&self, tenant: &str, id: &str) -> Result<Option<Content>, DatabaseError> {
         self.file.content(tenant, id).await
