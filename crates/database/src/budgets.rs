@@ -31,6 +31,8 @@ pub struct BudgetRow {
     pub tenant_id: String,
     /// Without it, spending is only counted.
     pub limit_nano: Option<i64>,
+    /// Where somebody is told, and nothing is refused.
+    pub soft_nano: Option<i64>,
     /// `daily`, `weekly`, `monthly`, or nothing.
     pub reset: String,
     pub window_ms: i64,
@@ -59,7 +61,7 @@ pub struct Leased {
     pub is_gone: bool,
 }
 
-const BUDGET: &str = "SELECT id, tenant_id, limit_nano, reset, window_ms, updated_ms,
+const BUDGET: &str = "SELECT id, tenant_id, limit_nano, soft_nano, reset, window_ms, updated_ms,
     CASE WHEN window_ms < {WINDOW} THEN 0 ELSE spent_nano END AS spent_nano FROM budgets";
 
 fn budget(rest: &str) -> String {
@@ -196,9 +198,10 @@ async fn replicas_in(transaction: &mut Transaction) -> Result<i64, DatabaseError
 }
 
 pub(crate) async fn insert_budget_in(transaction: &mut Transaction, row: &BudgetRow) -> Result<(), DatabaseError> {
-    let insert = sql("INSERT INTO budgets (id, tenant_id, limit_nano, reset, updated_ms)
-         VALUES ($1, $2, $3, $4, {now}) ON CONFLICT DO NOTHING");
+    let insert = sql("INSERT INTO budgets (id, tenant_id, limit_nano, reset, soft_nano, updated_ms)
+         VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT DO NOTHING");
     let insert = insert.bind(&row.id).bind(&row.tenant_id).bind(row.limit_nano).bind(&row.reset);
+    let insert = insert.bind(row.soft_nano);
     insert.execute_in(transaction).await?;
     Ok(())
 }
@@ -211,8 +214,8 @@ pub(crate) async fn change_budget_in(
     key_hash: Option<&str>,
 ) -> Result<(), DatabaseError> {
     insert_budget_in(transaction, budget).await?;
-    let change = sql(format!("UPDATE budgets SET {LIMIT} WHERE id = $1"));
-    let change = change.bind(&budget.id).bind(budget.limit_nano).bind(&budget.reset);
+    let change = sql(format!("UPDATE budgets SET soft_nano = $4, {LIMIT} WHERE id = $1"));
+    let change = change.bind(&budget.id).bind(budget.limit_nano).bind(&budget.reset).bind(budget.soft_nano);
     change.execute_in(transaction).await?;
     // The row is locked, so nothing is charged between this sum and its place.
     let begun = sql(format!("SELECT CAST({WINDOW} AS BIGINT) FROM budgets WHERE id = $1 AND window_ms = {CHANGED}"));

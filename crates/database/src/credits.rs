@@ -75,6 +75,14 @@ impl Database {
         Ok(None)
     }
 
+    /// One payment or gift.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn credit(&self, id: &str) -> Result<Option<CreditRow>, DatabaseError> {
+        sql("SELECT * FROM credits WHERE id = $1").bind(id).first(&self.store).await
+    }
+
     /// A tenant's credits as they are used up now.
     ///
     /// # Errors

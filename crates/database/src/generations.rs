@@ -204,6 +204,25 @@ impl Database {
         find.bind(tenant_id).bind(id).first(&self.store).await
     }
 
+    /// Up to so many records of a time, from one to before another, after one of them, oldest first; of one tenant, where it is
+    /// named.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn generations(
+        &self,
+        tenant_id: Option<&str>,
+        (from_ms, to_ms): (i64, i64),
+        after: Option<&(i64, String)>,
+        rows_max: i64,
+    ) -> Result<Vec<Generation>, DatabaseError> {
+        let (after_ms, after_id) = after.map_or((i64::MIN, ""), |(time, id)| (*time, id));
+        let page = sql("SELECT * FROM generations WHERE ($1 IS NULL OR tenant_id = $1) AND created_ms >= $2
+             AND created_ms < $3 AND (created_ms, id) > ($4, $5) ORDER BY created_ms, id LIMIT $6");
+        let page = page.bind(tenant_id).bind(from_ms).bind(to_ms).bind(after_ms).bind(after_id).bind(rows_max);
+        page.all(&self.store).await
+    }
+
     /// Sums over all settled generations of a key: how many there are and what they were charged, in nano-dollars.
     ///
     /// # Errors

@@ -41,6 +41,33 @@ impl Database {
         sums.all(&self.store).await
     }
 
+    /// What was booked of a tenant from one time to before another, by kind: what it gave for it to have.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn tenant_transfers(
+        &self,
+        tenant_id: &str,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Vec<(String, i64)>, DatabaseError> {
+        let sums = sql("SELECT kind, CAST(SUM(nano) AS BIGINT) FROM transfers
+             WHERE tenant_id = $1 AND created_ms >= $2 AND created_ms < $3 GROUP BY kind ORDER BY kind");
+        sums.bind(tenant_id).bind(from_ms).bind(to_ms).all(&self.store).await
+    }
+
+    /// What we owed a tenant at a time.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn owed(&self, tenant_id: &str, before_ms: i64) -> Result<i64, DatabaseError> {
+        let account = format!("tenant:{tenant_id}");
+        let sum =
+            sql("SELECT CAST(COALESCE(SUM(CASE WHEN credit = $2 THEN nano WHEN debit = $2 THEN -nano ELSE 0 END), 0)
+             AS BIGINT) FROM transfers WHERE tenant_id = $1 AND created_ms < $3");
+        sum.bind(tenant_id).bind(&account).bind(before_ms).number(&self.store).await
+    }
+
     /// True where something was booked under this reference and kind.
     ///
     /// # Errors

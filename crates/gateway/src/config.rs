@@ -11,6 +11,7 @@ pub use report::{ConfigError, Mistake};
 
 use crate::contents::ContentConfig;
 use crate::limits::LimitsConfig;
+use crate::webhook::{Webhook, WebhookConfig};
 use cache::CacheConfig;
 use catalog::{Billing, Catalog, Listing, Makes, Model, ModelConfig};
 use database::DatabaseConfig;
@@ -91,6 +92,8 @@ struct Tables {
     #[serde(default)]
     limits: LimitsConfig,
     #[serde(default)]
+    webhook: WebhookConfig,
+    #[serde(default)]
     embedding: EmbeddingConfig,
     #[serde(default)]
     execution: ExecutionConfig,
@@ -137,6 +140,8 @@ pub struct Config {
     /// What Stripe signs its webhooks with; without it there are none.
     pub(crate) stripe_secret: Option<Secret>,
     pub limits: LimitsConfig,
+    /// Who is told of soft limits.
+    pub(crate) webhook: Option<Webhook>,
     pub embedding: EmbeddingConfig,
     pub cache: CacheConfig,
     pub content: ContentConfig,
@@ -172,6 +177,7 @@ impl Config {
             ("database", keep(&mut self.database, &running.database)),
             ("embedding", keep(&mut self.embedding, &running.embedding)),
             ("cache", keep(&mut self.cache, &running.cache)),
+            ("webhook", keep(&mut self.webhook, &running.webhook)),
             (
                 "content",
                 keep(&mut self.content.days, &running.content.days)
@@ -308,6 +314,7 @@ impl ConfigFile {
             .flat_map(|(name, config)| config.examples.iter().map(|example| (name.clone(), example.clone())));
         let examples = examples.collect();
         let stripe_secret = self.stripe_secret(&environment, &mut notices);
+        let webhook = self.webhook(&environment, &mut notices);
         let Tables { mut server, database, credits, limits, embedding, cache, content, router, execution, .. } =
             self.tables;
         server.connections_max = server.connections_max.min(descriptors() / 2);
@@ -318,6 +325,7 @@ impl ConfigFile {
             credits,
             stripe_secret,
             limits,
+            webhook,
             embedding,
             cache,
             content,
@@ -344,13 +352,22 @@ impl ConfigFile {
         secret
     }
 
+    fn webhook(&self, environment: impl Fn(&str) -> Option<String>, notices: &mut Vec<String>) -> Option<Webhook> {
+        let WebhookConfig { url: Some(url), secret_env: Some(name) } = &self.tables.webhook else { return None };
+        let secret = environment(name).and_then(|text| Secret::new(&text));
+        if secret.is_none() {
+            notices.push(format!("the webhook is OFF: {name} is not set ([webhook] secret_env)"));
+        }
+        Some(Webhook { url: url.clone(), secret: secret? })
+    }
+
     fn money_mistakes(&self) -> Vec<Mistake> {
         let database = &self.tables.database;
         let outage = database.outage_spend_max_usd;
         let outage = (!(0.0..1e9).contains(&outage)).then(|| format!("{outage}; use dollars, 0 or more"));
         let problems = [("database.outage_spend_max_usd", outage), ("database.url", database.url.problem())];
         let problems = problems.into_iter().filter_map(|(field, problem)| Some((field, problem?)));
-        let problems = problems.chain(self.tables.credits.problem());
+        let problems = problems.chain(self.tables.credits.problem()).chain(self.tables.webhook.problem());
         problems.map(|(field, problem)| Mistake::new(0..0, field, problem)).collect()
     }
 

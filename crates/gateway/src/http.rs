@@ -12,6 +12,8 @@ mod health;
 mod keys;
 mod models;
 mod route;
+mod said;
+mod stripe;
 mod tenants;
 
 use crate::app::{App, Live};
@@ -64,7 +66,7 @@ pub(crate) fn routes(live: Live) -> Router {
         .nest("/api/v1", api)
         .route("/admin/credits", post(credits::top_up))
         .route("/admin/credits/refunds", post(credits::refund))
-        .route("/webhooks/stripe", post(credits::stripe))
+        .route("/webhooks/stripe", post(stripe::receive))
         .route("/admin/tenants", get(tenants::list).post(tenants::create))
         .route("/admin/tenants/{id}", get(tenants::get).patch(tenants::change))
         .route("/health", get(health::health))

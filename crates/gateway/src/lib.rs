@@ -26,6 +26,7 @@ mod spending;
 mod telemetry;
 mod trials;
 mod upkeep;
+mod webhook;
 
 pub use app::{App, StartError, Started, take_lock};
 pub use config::{Config, ConfigFile, Learning};

@@ -7,6 +7,7 @@ use crate::http::routes;
 use crate::origin::Peer;
 use crate::telemetry;
 use crate::upkeep;
+use crate::webhook;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -68,7 +69,10 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
 
 async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
     let Started { app, writer, cache_writer, content_writer, .. } = started;
-    let upkeep = [tokio::spawn(telemetry::upkeep()), tokio::spawn(upkeep::tend(app.clone()))];
+    let mut upkeep = vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(upkeep::tend(app.clone()))];
+    if let Some(webhook) = app.config.webhook.clone() {
+        upkeep.push(tokio::spawn(webhook::tell(webhook, app.ledger.clone())));
+    }
     accept(&app, &live, listener, &stop).await;
     for task in upkeep {
         task.abort();

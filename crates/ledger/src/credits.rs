@@ -204,6 +204,15 @@ impl Ledger {
         Err(CreditsError::NotFree { free, wanted: asked })
     }
 
+    /// The tenant that a payment was booked for.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn paid_by(&self, payment: &str) -> Result<Option<String>, DatabaseError> {
+        let credit = self.database.credit(payment).await?;
+        Ok(credit.filter(|credit| credit.kind == "purchase").map(|credit| credit.tenant_id))
+    }
+
     /// Lets end what has expired and is not set aside; returns how much.
     ///
     /// # Errors

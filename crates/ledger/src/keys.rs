@@ -29,6 +29,8 @@ pub struct WantedKey {
 pub struct Limits {
     /// Without it, spending is only counted.
     pub hard: Option<NanoUsd>,
+    /// Where somebody is told, and nothing is refused.
+    pub soft: Option<NanoUsd>,
     /// `daily`, `weekly`, `monthly`, or nothing.
     pub reset: String,
 }
@@ -213,7 +215,12 @@ pub async fn make_key(database: &Database, wanted: WantedKey) -> Result<NewKey, 
 impl Limits {
     /// As a budget's row, without its id and tenant.
     pub fn row(&self) -> BudgetRow {
-        BudgetRow { limit_nano: self.hard.map(|limit| limit.0), reset: self.reset.clone(), ..BudgetRow::default() }
+        BudgetRow {
+            limit_nano: self.hard.map(|limit| limit.0),
+            soft_nano: self.soft.map(|limit| limit.0),
+            reset: self.reset.clone(),
+            ..BudgetRow::default()
+        }
     }
 }
 

@@ -228,10 +228,36 @@ impl Ledger {
         let now = self.database.now_ms().await?;
         self.database.sweep_counts(now - 2 * DAY_MS).await?;
         self.database.sweep_erasures(now - ERASURES_TOLD_MS).await?;
+        self.database.sweep_notices(now - 2 * MONTH_MS_MAX).await?;
         self.database.sweep_user_budgets(now - 2 * MONTH_MS_MAX).await?;
         let Some(before_ms) = records_before_ms else { return Ok(()) };
         while self.database.sweep_generations(before_ms, ROWS_MAX as i64).await? == ROWS_MAX {}
         Ok(())
+    }
+
+    /// Up to so many notices that a webhook is to be told now, those of soft limits just reached among them.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn notices(&self, rows_max: i64) -> Result<Vec<database::Notice>, DatabaseError> {
+        self.database.note_soft_limits().await?;
+        self.database.notices_due(rows_max).await
+    }
+
+    /// Takes a notice to tell it; it is due again after a time. False where another gateway took it first.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn take_notice(&self, notice: &database::Notice, again_ms: i64) -> Result<bool, DatabaseError> {
+        self.database.take_notice(notice, again_ms).await
+    }
+
+    /// Puts a notice away: it was told, or given up.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn close_notice(&self, id: &str) -> Result<(), DatabaseError> {
+        self.database.close_notice(id).await
     }
 
     /// Sums of days, split as asked, newest day first; waits until what was settled before is stored.

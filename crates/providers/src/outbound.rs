@@ -82,6 +82,21 @@ impl Outbound {
         Ok(Received { status, headers, body })
     }
 
+    /// Posts JSON with headers that sign it and reads the answer, whatever its status.
+    ///
+    /// # Errors
+    /// When no whole answer comes within the deadline.
+    pub async fn post_signed(
+        &self,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: String,
+    ) -> Result<Received, Failure> {
+        let request = self.client.post(url).header(CONTENT_TYPE, "application/json");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        self.receive(url, request.body(body)).await
+    }
+
     /// Posts JSON with a bearer token and reads the answer, whatever its status.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use database::DatabaseError;
 use embedding::EmbeddingError;
 use gateway::StartError;
 use gateway::config::ConfigError;
-use ledger::LedgerError;
+use ledger::{LedgerError, StatementError};
 use router::PredictorError;
 use simulator::AnswersError;
 use std::process::ExitCode;
@@ -43,6 +43,12 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Request(String),
     #[error("{0}")]
+    Disagreement(String),
+    #[error("{0}")]
+    Statement(#[from] StatementError),
+    #[error("{0}")]
+    Csv(csv::Error),
+    #[error("{0}")]
     Catalogue(#[from] ListingError),
     #[error("{0}")]
     Document(#[from] DocumentError),
@@ -54,6 +60,15 @@ pub(crate) enum Failure {
     Client(#[from] providers::ClientError),
     #[error("{0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<csv::Error> for Failure {
+    fn from(error: csv::Error) -> Self {
+        match error.is_io_error() {
+            true => Self::Io(error.into()),
+            false => Self::Csv(error),
+        }
+    }
 }
 
 impl Failure {

@@ -73,7 +73,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
             if let Some(problem) = reset_problem(&reset) {
                 return Err(Failure::Usage(format!("--reset: {problem}")));
             }
-            let limits = Limits { hard: limit.map(dollars).transpose()?, reset };
+            let limits = Limits { hard: limit.map(dollars).transpose()?, reset, ..Limits::default() };
             let role = if manager { Role::Manager } else { Role::Member };
             create(&place, WantedKey { tenant, name, role, limits, priority, ..WantedKey::default() }).await
         }

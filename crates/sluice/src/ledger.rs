@@ -1,18 +1,21 @@
-//! `sluice ledger`: what a crash left unconfirmed, listed and closed.
+//! `sluice ledger`: what the books say, to tenants and against providers.
+
+mod export;
+mod invoice;
+mod reconcile;
+mod statement;
 
 use crate::failure::Failure;
 use crate::keys::Place;
-use catalog::NanoUsd;
-use database::{Database, DatabaseConfig, Generation, journal_path};
-use gateway::take_lock;
-use ledger::Journal;
-use serde::Deserialize;
-use std::collections::HashMap;
+use jiff::civil::Date;
+use ledger::{DAY_MS, midnight_ms};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Lists requests whose cost nobody confirmed, and closes them at their reservation or at what a statement says.
+    /// Lists requests whose cost nobody confirmed, and closes them at their reservation or at what a statement says; or holds
+    /// a provider's invoice against what was booked.
     Reconcile {
         /// Only lists them.
         #[arg(long)]
@@ -21,70 +24,91 @@ pub(crate) enum Command {
         /// closed.
         #[arg(long, value_name = "FILE", conflicts_with = "list")]
         statement: Option<PathBuf>,
+        /// CSV with the columns `day` (2026-11-30), `model` and `usd`: shows where it differs from what was booked, and
+        /// changes nothing.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "statement"], requires = "provider")]
+        invoice: Option<PathBuf>,
+        /// Whose invoice it is.
+        #[arg(long, value_name = "NAME")]
+        provider: Option<String>,
+        /// So many dollars of difference in all are in order, as where a provider rounds.
+        #[arg(long, value_name = "USD", default_value_t = 0.01)]
+        tolerance: f64,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// A tenant's month: what it had, paid and was charged, by day and model, with availability and savings.
+    Statement {
+        #[arg(long, value_name = "TENANT", default_value = "default")]
+        tenant: String,
+        /// As 2026-11.
+        #[arg(long, value_name = "MONTH", value_parser = month)]
+        month: Date,
+        /// CSV, a line for each movement, whose `usd` sum to the closing balance.
+        #[arg(long, conflicts_with = "json")]
+        csv: bool,
+        #[arg(long)]
+        json: bool,
+        /// Writes to a file instead of standard output.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Writes the records of requests, oldest first: one JSON object a line, or CSV. Amounts are in nano-dollars.
+    Export {
+        /// Of this tenant only.
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
+        /// The first day, as 2026-11-01; without it, the first of all.
+        #[arg(long, value_name = "DAY")]
+        from: Option<Date>,
+        /// The last day, which is included.
+        #[arg(long, value_name = "DAY")]
+        to: Option<Date>,
+        #[arg(long)]
+        csv: bool,
+        /// Writes to a file instead of standard output.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
     },
 }
 
-/// One line of a statement.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Confirmed {
-    id: String,
-    cost_usd: f64,
-}
-
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {
-    let Command::Reconcile { list, statement, place } = command;
-    let config = place.config()?;
-    let database = Database::open_with(&config).await?;
-    settle_what_is_left(&config, &database).await?;
-    let open = database.unconfirmed().await?;
-    println!("{:<34} {:<14} {:<14} {:<24} {:>14}", "generation", "tenant", "key", "model", "reserved USD");
-    for generation in &open {
-        let Generation { id, tenant_id, key_hash, model, reserved_nano, .. } = generation;
-        let key = key_hash.get(..12).unwrap_or(key_hash);
-        println!("{id:<34} {tenant_id:<14} {key:<14} {model:<24} {:>14}", NanoUsd(*reserved_nano).to_string());
-    }
-    if list {
-        println!("{} unconfirmed", open.len());
-        return Ok(());
-    }
-    let confirmed = match statement {
-        None => open.iter().map(|generation| (generation.id.clone(), generation.reserved_nano)).collect(),
-        Some(file) => read_statement(&file, &open)?,
-    };
-    let closed = database.reconcile(&confirmed).await?;
-    println!("{closed} of {} closed", open.len());
-    Ok(())
-}
-
-/// Where no gateway runs, reservations of a dead one are settled as unconfirmed first, as its next start would do.
-async fn settle_what_is_left(config: &DatabaseConfig, database: &Database) -> Result<(), Failure> {
-    let path = config.local_path();
-    let Ok(_lock) = take_lock(&path) else { return Ok(()) };
-    Journal::open(&journal_path(&path), false)?.book(database).await?;
-    if database.is_shared() {
-        database.reap_dead().await?;
-    } else {
-        database.end_all_replicas().await?;
-    }
-    Ok(())
-}
-
-fn read_statement(file: &Path, open: &[Generation]) -> Result<Vec<(String, i64)>, Failure> {
-    let reserved: HashMap<&str, i64> = open.iter().map(|g| (g.id.as_str(), g.reserved_nano)).collect();
-    let mut confirmed = Vec::new();
-    for (at, line) in std::fs::read_to_string(file)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = |problem: String| Failure::Usage(format!("{}:{}: {problem}", file.display(), at + 1));
-        let row: Confirmed = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-        if !reserved.contains_key(row.id.as_str()) {
-            return Err(wrong(format!("`{}` is not unconfirmed; `sluice ledger reconcile --list` shows all", row.id)));
+    match command {
+        Command::Reconcile { invoice: Some(file), provider: Some(provider), tolerance, place, .. } => {
+            let database = place.open().await?;
+            invoice::compare(&database, &file, &provider, tolerance).await
         }
-        let cost = NanoUsd::from_usd(row.cost_usd).filter(|cost| *cost >= NanoUsd::ZERO);
-        let cost =
-            cost.ok_or_else(|| wrong(format!("cost_usd: {} is no amount; use dollars, 0 or more", row.cost_usd)))?;
-        confirmed.push((row.id, cost.0));
+        Command::Reconcile { list, statement, place, .. } => reconcile::run(list, statement, &place).await,
+        Command::Statement { tenant, month, csv, json, out, place } => {
+            let statement = ledger::Statement::of(&place.open().await?, &tenant, month).await?;
+            let form = match (csv, json) {
+                (true, _) => statement::csv,
+                (_, true) => statement::json,
+                _ => statement::text,
+            };
+            form(&statement, writer(out.as_deref())?)
+        }
+        Command::Export { tenant, from, to, csv, out, place } => {
+            let from_ms = from.map_or(i64::MIN, midnight_ms);
+            let to_ms = to.map_or(i64::MAX, |day| midnight_ms(day) + DAY_MS);
+            let records = export::Records { database: place.open().await?, tenant, times: (from_ms, to_ms) };
+            records.write(csv, writer(out.as_deref())?).await
+        }
     }
-    Ok(confirmed)
+}
+
+/// A file, or standard output.
+fn writer(out: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
+    Ok(match out {
+        None => Box::new(std::io::stdout().lock()),
+        Some(path) => Box::new(std::io::BufWriter::new(std::fs::File::create(path)?)),
+    })
+}
+
+fn month(text: &str) -> Result<Date, String> {
+    format!("{text}-01").parse().map_err(|_| format!("`{text}`; use a year and a month, as 2026-11"))
 }

@@ -16,7 +16,7 @@ fn fresh(model: &str, text: &str) -> Value {
 }
 
 impl Stack {
-    async fn call(&self, key: &str, method: Method, path: &str, body: Value) -> Answered {
+    pub(crate) async fn call(&self, key: &str, method: Method, path: &str, body: Value) -> Answered {
         let request = self.client().request(method, self.url(path)).bearer_auth(key);
         self.send(if body.is_null() { request } else { request.body(body.to_string()) }).await
     }
@@ -419,6 +419,21 @@ async fn a_payment_that_stripe_delivers_twice_counts_once_and_one_that_is_not_si
     let balances = database.balances().await.expect("balances");
     let balance = |name| balances.iter().find(|balance| balance.account == name).map(|balance| balance.nano);
     assert_eq!((balance("fees"), balance("cash")), (Some(5_500_000_000), Some(-105_500_000_000)));
+    let refund = |id: &str, status: &str, cents: u64| {
+        let object = json!({"id": id, "payment_intent": "pi_1", "status": status, "currency": "usd", "amount": cents});
+        json!({"type": "refund.created", "data": {"object": object}}).to_string()
+    };
+    for (id, status, cents, expected) in [
+        ("re_1", "pending", 5_275, "not paid back yet"),
+        ("re_1", "succeeded", 5_275, "\"refund\""),
+        ("re_1", "succeeded", 5_275, "booked before"),
+        ("re_2", "succeeded", 10_550, "can be paid back"),
+    ] {
+        let (status, text) = deliver(&refund(id, status, cents), "sk-KEY_STRIPE").await;
+        assert!(text.contains(expected), "{status} {text}");
+    }
+    let standing = stack.call(ADMIN, Method::GET, "/v1/credits?workspace_id=team", Value::Null).await.json();
+    assert_eq!(nano(&standing["data"]["total_credits"]), 50_000_000_000, "half of the money, half of the credits");
 }
 
 /// HMAC-SHA256 in hexadecimal, by another program than ours.

@@ -33,3 +33,4 @@ mod stack;
 mod stores;
 mod tidy;
 mod upstream;
+mod webhook;

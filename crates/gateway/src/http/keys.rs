@@ -24,6 +24,9 @@ pub(super) struct NewKey {
     /// `daily`, `weekly` or `monthly`; without it, never.
     #[serde(default)]
     limit_reset: Option<String>,
+    /// Dollars at which the webhook is told, and nothing is refused.
+    #[serde(default)]
+    soft_limit: Option<f64>,
     #[serde(default)]
     expires_at: Option<String>,
     #[serde(default)]
@@ -52,6 +55,8 @@ pub(super) struct KeyChange {
     limit: Option<Option<f64>>,
     #[serde(default, deserialize_with = "present")]
     limit_reset: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    soft_limit: Option<Option<f64>>,
     #[serde(default, deserialize_with = "present")]
     expires_at: Option<Option<String>>,
     include_byok_in_limit: Option<bool>,
@@ -92,7 +97,11 @@ pub(super) async fn create(
         name: named(new.name)?,
         role: new.role,
         creator: new.creator_user_id,
-        limits: Limits { hard: new.limit.map(|usd| dollars("limit", usd)).transpose()?, reset: known_reset(reset)? },
+        limits: Limits {
+            hard: new.limit.map(|usd| dollars("limit", usd)).transpose()?,
+            soft: told(&app, new.soft_limit)?,
+            reset: known_reset(reset)?,
+        },
         expires_ms: new.expires_at.map(|time| utc_time("expires_at", &time)).transpose()?,
         priority: new.priority,
         rules: sound(new.rules)?,
@@ -141,6 +150,9 @@ pub(super) async fn change(
     key.row.priority = change.priority.unwrap_or(key.row.priority);
     if let Some(limit) = change.limit {
         key.budget.limit_nano = limit.map(|usd| dollars("limit", usd)).transpose()?.map(|limit| limit.0);
+    }
+    if let Some(soft) = change.soft_limit {
+        key.budget.soft_nano = told(&app, soft)?.map(|limit| limit.0);
     }
     if let Some(reset) = change.limit_reset {
         key.budget.reset = known_reset(reset.unwrap_or_default())?;
@@ -210,6 +222,14 @@ pub(super) fn dollars(field: &str, usd: f64) -> Result<NanoUsd, FieldError> {
     amount.ok_or_else(|| FieldError::new(field, format!("{usd}; use dollars, 0 or more")))
 }
 
+/// A soft limit, where there is a webhook to be told.
+pub(super) fn told(app: &App, usd: Option<f64>) -> Result<Option<NanoUsd>, FieldError> {
+    if usd.is_some() && app.config.webhook.is_none() {
+        return Err(FieldError::new("soft_limit", "nobody would be told; set [webhook] url in the configuration"));
+    }
+    usd.map(|usd| dollars("soft_limit", usd)).transpose()
+}
+
 pub(super) fn known_reset(reset: String) -> Result<String, FieldError> {
     match reset_problem(&reset) {
         None => Ok(reset),
@@ -235,6 +255,7 @@ fn row(key: &Key) -> Value {
         "limit": key.budget.limit_nano.map(usd),
         "limit_remaining": key.remaining().map(NanoUsd::as_usd),
         "limit_reset": Some(&key.budget.reset).filter(|reset| !reset.is_empty()),
+        "soft_limit": key.budget.soft_nano.map(usd),
         "include_byok_in_limit": false,
         "usage": usd(key.row.usage_nano),
         "usage_daily": key.charged.day.as_usd(),

@@ -30,6 +30,9 @@ pub(super) struct NewTenant {
     limit: Option<f64>,
     #[serde(default)]
     limit_reset: Option<String>,
+    /// Dollars at which the webhook is told, and nothing is refused.
+    #[serde(default)]
+    soft_limit: Option<f64>,
     #[serde(default)]
     terms: Terms,
 }
@@ -44,6 +47,8 @@ pub(super) struct TenantChange {
     limit: Option<Option<f64>>,
     #[serde(default, deserialize_with = "present")]
     limit_reset: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    soft_limit: Option<Option<f64>>,
     terms: Option<Terms>,
     /// Of the tenant as it was read: somebody else's change since then is a conflict.
     updated_at: Option<String>,
@@ -73,6 +78,7 @@ pub(super) async fn create(
         weight: weighed(new.weight)?,
         limits: Limits {
             hard: new.limit.map(|usd| keys::dollars("limit", usd)).transpose()?,
+            soft: keys::told(&app, new.soft_limit)?,
             reset: keys::known_reset(new.limit_reset.unwrap_or_default())?,
         },
         terms: sound(&app, new.terms)?,
@@ -115,6 +121,9 @@ pub(super) async fn change(
     }
     if let Some(limit) = change.limit {
         tenant.budget.limit_nano = limit.map(|usd| keys::dollars("limit", usd)).transpose()?.map(|limit| limit.0);
+    }
+    if let Some(soft) = change.soft_limit {
+        tenant.budget.soft_nano = keys::told(&app, soft)?.map(|limit| limit.0);
     }
     if let Some(reset) = change.limit_reset {
         tenant.budget.reset = keys::known_reset(reset.unwrap_or_default())?;
@@ -164,6 +173,7 @@ fn row(tenant: &TenantAccount) -> Value {
         "weight": tenant.row.weight,
         "limit": tenant.budget.limit_nano.map(usd),
         "limit_reset": Some(&tenant.budget.reset).filter(|reset| !reset.is_empty()),
+        "soft_limit": tenant.budget.soft_nano.map(usd),
         "usage": usd(tenant.budget.spent_nano),
         "terms": tenant.terms,
         "created_at": iso_time(tenant.row.created_ms),
