@@ -1,8 +1,10 @@
 //! The gateway under fire: the built binary against the built simulator, each scenario with the bounds it must keep.
 
+mod balancer;
 mod burst;
 mod fallback;
 mod flaky;
+mod fleet;
 mod hedge;
 mod hostile;
 mod kill;
@@ -10,6 +12,7 @@ mod kill_cache;
 mod large;
 mod meaning;
 mod overload;
+mod pair;
 mod restart;
 mod rig;
 mod streams;
@@ -39,7 +42,7 @@ struct Arguments {
     /// Requests of `meaning` at each rate.
     #[arg(long, default_value_t = 20_000)]
     requests: usize,
-    /// Deaths of `kill`, and up to eight of `kill-cache`.
+    /// Deaths of `kill`, of each gateway of `fleet`, and up to eight of `kill-cache`.
     #[arg(long, default_value_t = 32)]
     deaths: u64,
 }
@@ -55,6 +58,8 @@ enum Scenario {
     Burst,
     Overload,
     Restart,
+    /// Two gateways on one PostgreSQL.
+    Fleet,
     Hostile,
     Large,
     Meaning,
@@ -82,6 +87,7 @@ async fn main() -> ExitCode {
             Scenario::Burst => burst::run(&binary, seconds).await,
             Scenario::Overload => overload::run(&binary).await,
             Scenario::Restart => restart::run(&binary).await,
+            Scenario::Fleet => fleet::run(&binary, arguments.deaths, seconds).await,
             Scenario::Hostile => hostile::run(&binary, seconds).await,
             Scenario::Large => large::run(&binary).await,
             Scenario::Meaning => match &arguments.data {

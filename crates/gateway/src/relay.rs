@@ -226,7 +226,9 @@ async fn first_success(
     route: &Route,
     progress: &mut Progress,
 ) -> Result<(Success, Duration), Error> {
+    let reserving = Instant::now();
     let calls = calls::reserve(asked, settlement, route).await?;
+    let reserved = reserving.elapsed();
     let samples = Mutex::new(Vec::new());
     let checking = |reply: &Reply| route.trial.as_ref().map_or(Ok(()), |trial| verified(trial, reply, &samples));
     settlement.generation.model.clone_from(&calls[0].endpoint.model);
@@ -244,7 +246,9 @@ async fn first_success(
     let mut execution = app.upstreams.execution(order);
     progress.attempts = execution.attempts();
     progress.queued = execution.admit().await.map_err(Error::Refused)?;
+    let recording = Instant::now();
     settlement.record_reservation(&app.ledger).await.map_err(storage)?;
+    telemetry::accounted(reserved + recording.elapsed());
     // The disk and the provider work at the same time; the answer is released when both are done.
     let called = Instant::now();
     let answered = async {

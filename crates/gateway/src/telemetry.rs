@@ -4,13 +4,20 @@ use crate::served::{Hit, Served, outcome};
 use cache::Estimate;
 use catalog::NanoUsd;
 use metrics::{counter, gauge, histogram};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use providers::Attempt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Samples are folded into their buckets this often, so that they do not pile up where nobody reads the metrics.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+const ACCOUNTING: &str = "sluice_accounting_seconds";
+/// Accounting takes microseconds.
+const ACCOUNTING_SECONDS: [f64; 15] = [
+    0.000_01, 0.000_02, 0.000_03, 0.000_04, 0.000_05, 0.000_075, 0.000_1, 0.000_15, 0.000_2, 0.000_3, 0.000_5, 0.001,
+    0.002, 0.005, 0.02,
+];
 
 /// Folds samples until the process ends.
 pub(crate) async fn upkeep() {
@@ -28,7 +35,9 @@ pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
     let install = || {
         let seconds =
             [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let accounting = Matcher::Full(ACCOUNTING.to_owned());
         let builder = PrometheusBuilder::new().set_buckets(&seconds).ok()?;
+        let builder = builder.set_buckets_for_metric(accounting, &ACCOUNTING_SECONDS).ok()?;
         builder.install_recorder().inspect_err(|error| tracing::warn!(%error, "there will be no metrics")).ok()
     };
     HANDLE.get_or_init(install).as_ref()
@@ -37,6 +46,11 @@ pub(crate) fn recorder() -> Option<&'static PrometheusHandle> {
 pub(crate) fn request_ended(hit: Hit, state: &'static str, elapsed: Duration) {
     counter!("sluice_requests_total", "cache" => hit.as_str(), "state" => state).increment(1);
     histogram!("sluice_request_seconds", "cache" => hit.as_str()).record(elapsed.as_secs_f64());
+}
+
+/// What a request waited for its money to be set aside and for that to be stored, before a provider was called.
+pub(crate) fn accounted(elapsed: Duration) {
+    histogram!(ACCOUNTING).record(elapsed.as_secs_f64());
 }
 
 pub(crate) fn money(served: &Served) {
