@@ -1,6 +1,6 @@
 //! A month of a million requests in the books: their size, and how long it takes to read them over HTTP.
 
-use benches::{ADMIN, client, quantile_ms, start, wait_for};
+use benches::{ADMIN, client, make_key, quantile_ms, start, wait_for};
 use clap::Parser;
 use database::{Database, DatabaseConfig, DatabaseUrl, Generation, Settled};
 use rand::rngs::StdRng;
@@ -59,6 +59,7 @@ async fn measure(binary: &Path, folder: &Path, store: &str, url: &str, count: us
     let ready = format!("http://{GATEWAY}/health");
     let first = serve();
     wait_for(&ready).await;
+    let key = make_key(&format!("http://{GATEWAY}"), "reader", "default").await;
     drop(first);
     let file = folder.join("data/sluice.db");
     let url_here = if url.starts_with("sqlite") { format!("sqlite://{}", file.display()) } else { url.to_owned() };
@@ -71,10 +72,9 @@ async fn measure(binary: &Path, folder: &Path, store: &str, url: &str, count: us
     let gateway = serve();
     wait_for(&ready).await;
     let mut random = StdRng::seed_from_u64(1);
-    let generation =
-        times(|| format!("/v1/generation?id={}&workspace_id=default", ids[random.random_range(0..ids.len())])).await;
-    let activity = times(|| "/v1/activity?workspace_id=default".to_owned()).await;
-    let split = times(|| "/v1/activity?workspace_id=default&group_by=key,app,step,cache".to_owned()).await;
+    let generation = times(&key, || format!("/v1/generation?id={}", ids[random.random_range(0..ids.len())])).await;
+    let activity = times(ADMIN, || "/v1/activity?workspace_id=default".to_owned()).await;
+    let split = times(ADMIN, || "/v1/activity?workspace_id=default&group_by=key,app,step,cache".to_owned()).await;
     drop(gateway);
     let bytes = match store {
         "SQLite" => std::fs::metadata(&file).expect("the file").len(),
@@ -87,13 +87,13 @@ async fn measure(binary: &Path, folder: &Path, store: &str, url: &str, count: us
 }
 
 /// Asks a path again and again; shows the median and the slowest.
-async fn times(mut path: impl FnMut() -> String) -> String {
+async fn times(key: &str, mut path: impl FnMut() -> String) -> String {
     let client = client();
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..ASKED {
         let url = format!("http://{GATEWAY}{}", path());
         let begun = Instant::now();
-        let answer = client.get(&url).bearer_auth(ADMIN).send().await.expect("an answer");
+        let answer = client.get(&url).bearer_auth(key).send().await.expect("an answer");
         assert!(answer.status().is_success(), "{url}: {}", answer.text().await.unwrap_or_default());
         drop(answer.bytes().await.expect("a body"));
         times.push(begun.elapsed());

@@ -1,12 +1,12 @@
 //! What settled requests change beside their records: the ledger's transfers, budgets and leases, the sums by day.
 
-use crate::budgets::{CREDITS, KEY, TENANT, budget_id, user_budget_id};
+use crate::budgets::{CREDITS, KEY, TENANT, USER, budget_id, user_budget_id};
 use crate::connection::DatabaseError;
 use crate::generations::{Generation, Settled};
 use crate::store::{Transaction, groups, places, sql};
 use crate::transfers::{Transfer, insert_transfers};
 use crate::usage::{DAY_MS, SUMS};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Part of a lease that a request used up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,9 +107,25 @@ impl Bookings {
         known.iter_mut().zip(sums).for_each(|(known, more)| *known += sign * more);
     }
 
+    /// Which end users have a budget: few or none, of many that ask.
+    async fn limited_users(&self, transaction: &mut Transaction) -> Result<HashSet<String>, DatabaseError> {
+        let users: Vec<&String> = self.budgets.keys().map(|(id, _)| id).filter(|id| is_of_user(id)).collect();
+        let mut limited = HashSet::new();
+        for group in groups(&users, 1) {
+            let places: Vec<String> = (1..=group.len()).map(|at| format!("${at}")).collect();
+            let find = sql(format!("SELECT id FROM budgets WHERE id IN ({})", places.join(", ")));
+            let find = group.iter().fold(find, |find, id| find.bind(*id));
+            limited.extend(find.all_in::<(String,)>(transaction).await?.into_iter().map(|(id,)| id));
+        }
+        Ok(limited)
+    }
+
     pub(crate) async fn write(self, transaction: &mut Transaction) -> Result<(), DatabaseError> {
         insert_transfers(transaction, &self.transfers).await?;
-        for ((id, charged_ms), nano) in self.budgets.iter().filter(|(_, nano)| **nano != 0) {
+        let users = self.limited_users(transaction).await?;
+        let is_there = |id: &str| !is_of_user(id) || users.contains(id);
+        let budgets = self.budgets.iter().filter(|((id, _), nano)| **nano != 0 && is_there(id));
+        for ((id, charged_ms), nano) in budgets {
             spend(transaction, id, *nano, *charged_ms).await?;
         }
         for ((budget, replica), nano) in self.leases.iter().filter(|(_, nano)| **nano != 0) {
@@ -123,6 +139,10 @@ impl Bookings {
         let usage: Vec<(&UsageKey, &Sums)> = self.usage.iter().filter(|(_, sums)| **sums != Sums::default()).collect();
         write_usage(transaction, &usage).await
     }
+}
+
+fn is_of_user(budget_id: &str) -> bool {
+    budget_id.split_once(':').is_some_and(|(kind, _)| kind == USER)
 }
 
 /// Adds to what a budget has spent; in a new window it begins at nothing, and what belongs to one that is over changes nothing.

@@ -247,7 +247,7 @@ async fn first_success(
     progress.attempts = execution.attempts();
     progress.queued = execution.admit().await.map_err(Error::Refused)?;
     let recording = Instant::now();
-    settlement.record_reservation(&app.ledger).await.map_err(storage)?;
+    let kept = settlement.record_reservation(&app.ledger).await.map_err(storage)?;
     telemetry::accounted(reserved + recording.elapsed());
     // The disk and the provider work at the same time; the answer is released when both are done.
     let called = Instant::now();
@@ -261,7 +261,7 @@ async fn first_success(
         }
         Ok(success)
     };
-    let (success, durable) = tokio::join!(answered, app.ledger.writer.durable());
+    let (success, durable) = tokio::join!(answered, app.ledger.writer.durable(kept));
     let success: Success = success.map_err(|failure| {
         let attempts = progress.attempts.list().len();
         Error::Upstream { failure, attempts }

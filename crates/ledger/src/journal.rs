@@ -1,112 +1,77 @@
-//! What is written down while the database is away: one JSON line a record, beside the money file.
+//! What is written down beside the money file before the database has it: money that was set aside, at once, and while the
+//! database is away everything.
 
-use database::{Database, DatabaseError, Generation, Reservation, Settled};
-use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use crate::lines::{Line, Lines};
+use crate::set_aside::SetAside;
+use database::{Database, DatabaseError, Settled};
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-/// One line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Line {
-    Reserve(Reservation),
-    Settle(Box<Generation>),
-}
-
-/// The journal's file; empty as long as the database answers.
+/// The files of one gateway; empty when the database has everything.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
-    /// Each line must survive the loss of power, not only the death of the process.
-    synced: bool,
+    /// Of an outage.
+    pub(crate) outage: Lines,
+    pub(crate) set_aside: Arc<SetAside>,
 }
 
 impl Journal {
-    /// Opens the file, making it where missing.
+    /// Opens the file of outages at `path` and two beside it (`.0.jsonl`, `.1.jsonl`), making them where missing. `synced`
+    /// where they must survive the loss of power, not only the death of the process.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// When one cannot be opened.
     pub fn open(path: &Path, synced: bool) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        Ok(Self { file, synced })
+        let beside = ["0.jsonl", "1.jsonl"].map(|extension| path.with_extension(extension));
+        Ok(Self { outage: Lines::open(path, synced)?, set_aside: Arc::new(SetAside::open(&beside, synced)?) })
     }
 
-    /// Brings what it holds of an earlier run into the database, and empties it.
+    /// Brings what an earlier run left into the database, and empties it.
     ///
     /// # Errors
     /// When it cannot be read, or the database refuses what it holds.
     pub async fn book(&mut self, database: &Database) -> Result<(), DatabaseError> {
-        let lines = self.read().map_err(DatabaseError::Journal)?;
-        if lines.is_empty() {
-            return Ok(());
-        }
+        let set_aside = self.set_aside.read().map_err(DatabaseError::Journal)?;
+        let of_outage = self.outage.read().map_err(DatabaseError::Journal)?;
         let (mut reservations, mut settled) = (Vec::new(), Vec::new());
-        for line in lines {
+        for line in set_aside.into_iter().chain(of_outage) {
             match line {
                 Line::Reserve(reservation) => reservations.push(reservation),
                 Line::Settle(generation) => settled.push(Settled { generation: *generation, drawn: Vec::new() }),
             }
         }
+        if reservations.is_empty() && settled.is_empty() {
+            return Ok(());
+        }
         database.replay(&reservations, &settled).await?;
-        tracing::warn!(settled = settled.len(), "the journal of an earlier outage was booked");
-        self.clear().map_err(DatabaseError::Journal)
-    }
-
-    /// Writes a line; it survives the death of the process once this returns.
-    pub(crate) fn append(&mut self, line: &Line) -> io::Result<()> {
-        let before = self.file.metadata()?.len();
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        let written =
-            self.file.write_all(&text).and_then(|()| if self.synced { self.file.sync_data() } else { Ok(()) });
-        if written.is_err() {
-            self.file.set_len(before)?; // half a line would hide the next one
+        if !settled.is_empty() {
+            tracing::warn!(settled = settled.len(), "the journal of an earlier outage was booked");
         }
-        written
-    }
-
-    /// Reads all lines; the last one may be torn by a crash and is taken out then, so that no other is glued to it.
-    pub(crate) fn read(&mut self) -> io::Result<Vec<Line>> {
-        let mut bytes = Vec::new();
-        self.file.rewind()?;
-        self.file.read_to_end(&mut bytes)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        if whole < bytes.len() {
-            self.file.set_len(whole as u64)?;
-        }
-        let lines = bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
-    }
-
-    /// Empties the journal once the database has everything.
-    pub(crate) fn clear(&mut self) -> io::Result<()> {
-        self.file.set_len(0)
+        self.set_aside.clear().and_then(|()| self.outage.clear()).map_err(DatabaseError::Journal)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use database::Reservation;
 
-    #[test]
-    fn a_torn_last_line_does_not_hide_the_others() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_only_a_file_had_when_the_process_died_is_booked_once() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("journal");
-        let line = Line::Settle(Box::new(Generation { id: "gen-1".into(), ..Generation::default() }));
-        let mut journal = Journal::open(&path, true).expect("a journal");
-        journal.append(&line).expect("written");
-        OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .expect("open")
-            .write_all(b"{\"settle\":{\"id\":\"\xe6\x9d")
-            .expect("torn");
-        let mut journal = Journal::open(&path, false).expect("again");
-        assert_eq!(journal.read().expect("readable"), std::slice::from_ref(&line));
-        journal.append(&line).expect("written");
-        assert_eq!(journal.read().expect("readable"), [line.clone(), line]);
-        journal.clear().expect("cleared");
-        assert_eq!(journal.read().expect("readable"), []);
+        let (path, money) = (folder.path().join("journal.jsonl"), folder.path().join("sluice.db"));
+        let journal = Journal::open(&path, false).expect("files");
+        let reservation = Reservation { generation_id: "gen-1".into(), nano: 7, ..Reservation::default() };
+        let _never_stored = journal.set_aside.write(&reservation).expect("written");
+        drop(journal);
+        let database = Database::open(&money).await.expect("a database");
+        for _ in 0..2 {
+            Journal::open(&path, false).expect("files").book(&database).await.expect("booked");
+            assert_eq!(database.open_reservations().await.expect("a count"), 1);
+        }
+        assert_eq!(database.end_all_replicas().await.expect("settled"), 1);
+        Journal::open(&path, false).expect("files").book(&database).await.expect("booked");
+        assert_eq!(database.open_reservations().await.expect("a count"), 0);
     }
 }

@@ -2,18 +2,20 @@
 
 use crate::budget::Budget;
 use catalog::NanoUsd;
-use database::{BudgetRow, Database, DatabaseError, WantedLease};
+use database::{ALIVE_MS, BudgetRow, Database, DatabaseError, WantedLease};
 use rand::Rng;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 /// Where others hold the rest of a budget, how often and how long they are waited for to give some back.
 const WAIT: Duration = Duration::from_millis(100);
 const WAITS_MAX: usize = 15;
 /// A budget of an end user that nobody has used for so long is forgotten here.
 const IDLE: Duration = Duration::from_secs(60);
+/// For so long after it was said that this gateway is alive, that is certain; others take it for dead after twice the time.
+const SURE: Duration = Duration::from_millis(ALIVE_MS.unsigned_abs() / 2);
 /// How long others heed that too little was found.
 const HEEDED_MS: i64 = 3_000;
 
@@ -32,6 +34,8 @@ pub struct Replica {
     users: Known,
     /// Gateways that are alive, this one included.
     alive: AtomicU32,
+    /// When the database was last told that this gateway is alive.
+    renewed: Mutex<Instant>,
 }
 
 impl Replica {
@@ -52,7 +56,8 @@ impl Replica {
         let id = fresh_id();
         database.register_replica(&id).await?;
         let (budgets, users, joining) = Default::default();
-        Ok(Arc::new(Self { database, id: RwLock::new(id), joining, budgets, users, alive: AtomicU32::new(1) }))
+        let renewed = Mutex::new(Instant::now());
+        Ok(Arc::new(Self { database, id: RwLock::new(id), joining, budgets, users, alive: AtomicU32::new(1), renewed }))
     }
 
     /// Its name in the database; a new one after others took it for dead.
@@ -79,6 +84,16 @@ impl Replica {
     /// Leaves: others may lease at once what it had.
     pub(crate) async fn leave(&self) -> Result<(), DatabaseError> {
         self.database.end_replica(&self.id()).await.map(|_| ())
+    }
+
+    /// The database was told at a time that this gateway is alive.
+    pub(crate) fn was_renewed(&self, begun: Instant) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+    }
+
+    /// True where others cannot have taken it for dead: what it has leased is its own.
+    pub(crate) fn is_surely_alive(&self) -> bool {
+        !self.database.is_shared() || self.renewed.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < SURE
     }
 
     /// How many gateways are alive, this one included.
@@ -163,11 +178,12 @@ impl Replica {
 
     /// Says that it is alive, settles what dead gateways left, and gives back what others lack.
     pub(crate) async fn tend(self: &Arc<Self>) -> Result<(), DatabaseError> {
-        let id = self.id();
+        let (id, begun) = (self.id(), Instant::now());
         match self.database.renew_replica(&id).await {
             Err(DatabaseError::Fenced) => self.join_again(&id).await?,
             renewed => renewed?,
         }
+        self.was_renewed(begun);
         if !self.database.is_shared() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use crate::budget::{Budgets, Hold, NotEnough};
 use crate::ledger::Ledger;
 use crate::rates::{Estimate, Rates};
 use crate::replica::Replica;
-use crate::writer::{Overloaded, Record};
+use crate::writer::{Kept, Overloaded, Record};
 use catalog::NanoUsd;
 use database::{DatabaseError, Generation, Reservation, Settled};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ impl Settlement {
     ///
     /// # Errors
     /// `Fenced` where the money was leased under a name that others took for dead; when the database refuses.
-    pub async fn record_reservation(&self, ledger: &Ledger) -> Result<(), DatabaseError> {
+    pub async fn record_reservation(&self, ledger: &Ledger) -> Result<Kept, DatabaseError> {
         let replica_id = match self.hold.replica_id() {
             Ok(Some(leased_by)) => leased_by.to_owned(),
             Ok(None) => self.replica.id(),

@@ -1,14 +1,17 @@
 //! The one task that writes money: group commit of reservations and settlements, and the journal while the database is
-//! away.
+//! away. A request goes on once its reservation is in a file, as long as the database is known to follow.
 
-use crate::journal::{Journal, Line};
+use crate::journal::Journal;
+use crate::lines::{Line, Lines};
+use crate::pace::Pace;
 use crate::replica::Replica;
+use crate::set_aside::{SetAside, Written};
 use catalog::NanoUsd;
 use database::{Database, DatabaseError, Durability, Reservation, Settled};
 use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,13 +26,21 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 const FREE_KEPT_MAX: usize = 50_000;
 
 pub(crate) enum Record {
-    Reserve(Reservation, Answer),
+    Reserve(Reservation, Waiting),
     Settle(Box<Settled>),
     /// Answered once everything before it is stored, or cannot be.
     Barrier(oneshot::Sender<()>),
 }
 
-type Answer = oneshot::Sender<Result<(), DatabaseError>>;
+/// Who is told what became of a reservation.
+pub(crate) enum Waiting {
+    /// A request that waits for it.
+    Request(oneshot::Sender<Result<(), DatabaseError>>),
+    /// Nobody: the request went on when this line was written.
+    Line(Written),
+    /// Nobody any more: the journal has it.
+    Told,
+}
 
 /// All slots are taken, or the writer has ended.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
@@ -40,9 +51,22 @@ pub struct Overloaded;
 #[derive(Debug, Clone)]
 pub struct Writer {
     records: mpsc::Sender<Record>,
+    replica: Arc<Replica>,
+    set_aside: Arc<SetAside>,
+    pace: Arc<Pace>,
     /// Where power is to be survived: who waits for the disk.
-    syncs: Option<mpsc::Sender<oneshot::Sender<bool>>>,
+    syncs: Option<mpsc::Sender<Sync>>,
 }
+
+/// Where a reservation is that survives the death of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    File,
+    Database,
+}
+
+/// Who waits for the disk, and for which file on it.
+type Sync = (Kept, oneshot::Sender<bool>);
 
 impl Writer {
     /// Starts the writing task; it ends when the last sender is gone and everything is stored. While the database is away,
@@ -53,16 +77,20 @@ impl Writer {
         outage_spend_max: NanoUsd,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let database = replica.database.clone();
+        let Journal { outage, set_aside } = journal;
+        let pace: Arc<Pace> = Arc::default();
         let syncs = (database.durability() == Durability::Power).then(|| {
             let (syncs, receiver) = mpsc::channel(SLOTS);
-            tokio::spawn(sync(database.clone(), receiver));
+            tokio::spawn(sync(database.clone(), Arc::clone(&set_aside), receiver));
             syncs
         });
         let (records, receiver) = mpsc::channel(SLOTS * 2);
         let books = Books {
             database,
-            replica,
-            journal,
+            replica: Arc::clone(&replica),
+            journal: outage,
+            set_aside: Arc::clone(&set_aside),
+            pace: Arc::clone(&pace),
             outage_spend_max,
             spent: NanoUsd::ZERO,
             journaled: HashSet::new(),
@@ -70,7 +98,7 @@ impl Writer {
             free_dropped: 0,
             unjournaled: 0,
         };
-        (Self { records, syncs }, tokio::spawn(books.write(receiver)))
+        (Self { records, replica, set_aside, pace, syncs }, tokio::spawn(books.write(receiver)))
     }
 
     /// Takes the slot that the settlement of one request will need.
@@ -81,28 +109,38 @@ impl Writer {
         self.records.clone().try_reserve_owned().map_err(|_| Overloaded)
     }
 
-    /// Stores a reservation; returns once it would survive the death of the process.
+    /// Stores a reservation; returns once it would survive the death of the process. As long as the database follows, a file
+    /// has it first, and nobody waits.
     ///
     /// # Errors
-    /// When the database refuses: a full disk, for one.
-    pub async fn reserve(&self, reservation: Reservation) -> Result<(), DatabaseError> {
+    /// `Fenced` where it was leased under a name that others took for dead; when it cannot be stored: a full disk, for one.
+    pub async fn reserve(&self, reservation: Reservation) -> Result<Kept, DatabaseError> {
+        if reservation.replica_id != self.replica.id() {
+            return Err(DatabaseError::Fenced);
+        }
+        if self.pace.is_prompt() && self.replica.is_surely_alive() {
+            // The place is taken first: what is written must reach the writer.
+            let place = self.records.try_reserve().map_err(|_| DatabaseError::Away)?;
+            let written = self.set_aside.write(&reservation).map_err(DatabaseError::Journal)?;
+            place.send(Record::Reserve(reservation, Waiting::Line(written)));
+            return Ok(Kept::File);
+        }
         let (done, stored) = oneshot::channel();
-        let sent = self.records.send(Record::Reserve(reservation, done)).await;
+        let sent = self.records.send(Record::Reserve(reservation, Waiting::Request(done))).await;
         match (sent, stored.await) {
-            (Ok(()), Ok(outcome)) => outcome,
+            (Ok(()), Ok(outcome)) => outcome.map(|()| Kept::Database),
             _ => Err(DatabaseError::Away),
         }
     }
 
-    /// Returns once everything reserved before would survive the loss of power, where the configuration asks for that;
-    /// else at once.
+    /// Returns once a reservation would survive the loss of power, where the configuration asks for that; else at once.
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub async fn durable(&self) -> Result<(), DatabaseError> {
+    pub async fn durable(&self, kept: Kept) -> Result<(), DatabaseError> {
         let Some(syncs) = &self.syncs else { return Ok(()) };
         let (done, synced) = oneshot::channel();
-        let sent = syncs.send(done).await;
+        let sent = syncs.send((kept, done)).await;
         match (sent, synced.await) {
             (Ok(()), Ok(true)) => Ok(()),
             _ => Err(DatabaseError::Away),
@@ -119,69 +157,75 @@ impl Writer {
 }
 
 /// One disk flush serves all who wait for it.
-async fn sync(database: Database, mut waiting: mpsc::Receiver<oneshot::Sender<bool>>) {
+async fn sync(database: Database, set_aside: Arc<SetAside>, mut waiting: mpsc::Receiver<Sync>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, SLOTS).await > 0 {
-        let database = database.clone();
-        let flushed = tokio::task::spawn_blocking(move || database.sync()).await;
+        let (database, set_aside) = (database.clone(), Arc::clone(&set_aside));
+        let is_in = |place: Kept| batch.iter().any(|(kept, _)| *kept == place);
+        let (in_file, in_database) = (is_in(Kept::File), is_in(Kept::Database));
+        let flush = move || {
+            let file = if in_file { set_aside.sync() } else { Ok(()) };
+            file.and_then(|()| if in_database { database.sync() } else { Ok(()) })
+        };
+        let flushed = tokio::task::spawn_blocking(flush).await;
         let done = matches!(flushed, Ok(Ok(())));
         if !done {
             tracing::error!(?flushed, "the ledger could not be flushed to the disk");
         }
-        for waiting in batch.drain(..) {
+        for (_, waiting) in batch.drain(..) {
             let _gone = waiting.send(done); // the request may have been given up
         }
     }
 }
 
 /// What is not in the database yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Pending {
     reservations: Vec<Reservation>,
+    /// Who waits for each of them.
+    waiting: Vec<Waiting>,
     settled: Vec<Settled>,
 }
 
-/// What a batch brings beside money: who waits for it.
+impl Pending {
+    /// Takes out the reservations, each with who waits for it.
+    fn take_reservations(&mut self) -> Vec<(Reservation, Waiting)> {
+        self.reservations.drain(..).zip(self.waiting.drain(..)).collect()
+    }
+
+    fn reserve(&mut self, reservation: Reservation, waiting: Waiting) {
+        self.reservations.push(reservation);
+        self.waiting.push(waiting);
+    }
+}
+
+/// What is written at once.
 #[derive(Default)]
 struct Batch {
     pending: Pending,
-    waiting: Vec<Answer>,
     barriers: Vec<oneshot::Sender<()>>,
 }
 
 impl Batch {
     fn add(&mut self, record: Record) {
         match record {
-            Record::Reserve(reservation, done) => {
-                self.pending.reservations.push(reservation);
-                self.waiting.push(done);
-            }
+            Record::Reserve(reservation, waiting) => self.pending.reserve(reservation, waiting),
             Record::Settle(settled) => self.pending.settled.push(*settled),
             Record::Barrier(done) => self.barriers.push(done),
         }
     }
 
-    /// Refuses reservations of money that was leased under another name than the gateway has now: others have taken it back.
-    fn of(self, replica_id: &str) -> Self {
-        let Self { pending, waiting, barriers } = self;
-        let mut kept =
-            Self { pending: Pending { settled: pending.settled, ..Pending::default() }, waiting: Vec::new(), barriers };
-        for (reservation, waiting) in pending.reservations.into_iter().zip(waiting) {
-            if reservation.replica_id == replica_id {
-                kept.pending.reservations.push(reservation);
-                kept.waiting.push(waiting);
-            } else {
-                answer(waiting, Err(DatabaseError::Fenced));
-            }
-        }
-        kept
+    fn len(&self) -> usize {
+        self.pending.reservations.len() + self.pending.settled.len()
     }
 }
 
 struct Books {
     database: Database,
     replica: Arc<Replica>,
-    journal: Journal,
+    journal: Lines,
+    set_aside: Arc<SetAside>,
+    pace: Arc<Pace>,
     outage_spend_max: NanoUsd,
     /// Reserved and not given back since the database went away.
     spent: NanoUsd,
@@ -200,28 +244,53 @@ impl Books {
         while let Some(record) = records.recv().await {
             let mut batch = Batch::default();
             batch.add(record);
-            while batch.pending.settled.len() + batch.waiting.len() < BATCH_MAX
+            while batch.len() < BATCH_MAX
                 && let Ok(record) = records.try_recv()
             {
                 batch.add(record);
             }
-            let id = self.replica.id();
-            let Batch { pending, waiting, barriers } = batch.of(&id);
+            let Batch { mut pending, barriers } = batch;
+            self.pace.commits();
+            let (id, begun) = (self.replica.id(), Instant::now());
             match self.commit(&id, &pending).await {
-                Ok(()) => waiting.into_iter().for_each(|waiting| answer(waiting, Ok(()))),
-                Err(error) if error.is_refusal() => self.one_by_one(&id, pending, waiting, &mut records).await,
-                Err(DatabaseError::Fenced) => self.anew(&id, pending, waiting, &mut records).await,
+                Ok(()) => {
+                    self.replica.was_renewed(begun);
+                    pending.waiting.into_iter().for_each(|waiting| self.answer(waiting, Ok(())));
+                }
+                Err(error) if error.is_refusal() => self.one_by_one(&id, pending, &mut records).await,
+                Err(DatabaseError::Fenced) => self.anew(&id, pending, &mut records).await,
                 Err(error) => {
                     tracing::error!(%error, "the ledger cannot be written; the journal takes over");
                     release(barriers); // readers see what is stored; they must not wait for what cannot be
-                    self.outage(error, pending, waiting, &mut records).await;
+                    self.outage(error, std::mem::take(&mut pending), &mut records).await;
+                    self.pace.has_committed();
                     continue;
                 }
             }
+            self.pace.has_committed();
             release(barriers);
+            if let Err(error) = self.set_aside.tidy(&self.database).await {
+                tracing::error!(%error, "what the ledger has could not be taken out of the file; it will not count twice");
+            }
         }
         if let Err(error) = self.replica.leave().await {
             tracing::warn!(%error, "what this gateway had leased returns when others notice that it is gone");
+        }
+    }
+
+    /// Tells who waits; a line that was written is done with once the database has it.
+    fn answer(&self, waiting: Waiting, outcome: Result<(), DatabaseError>) {
+        match (waiting, outcome) {
+            (Waiting::Request(request), outcome) => {
+                let _gone = request.send(outcome); // the request may have been given up
+            }
+            (Waiting::Line(line), outcome) => {
+                if let Err(error) = outcome {
+                    tracing::error!(%error, "a reservation was refused whose request went on; its settlement follows");
+                }
+                self.set_aside.stored(&line);
+            }
+            (Waiting::Told, _) => {}
         }
     }
 
@@ -235,52 +304,50 @@ impl Books {
         self.database.commit(id, &pending.reservations, &pending.settled).await
     }
 
-    /// Others took this gateway for dead, and its money is theirs: what was reserved is refused, what was settled is booked
-    /// beside what they settled for it.
-    async fn anew(&mut self, lost: &str, pending: Pending, waiting: Vec<Answer>, records: &mut mpsc::Receiver<Record>) {
-        waiting.into_iter().for_each(|waiting| answer(waiting, Err(DatabaseError::Fenced)));
-        let mut pending = Pending { reservations: Vec::new(), ..pending };
+    /// Others took this gateway for dead, and its money is theirs: who waits is refused. What went on already, and what was
+    /// settled, is booked beside what they settled for it.
+    async fn anew(&mut self, lost: &str, mut pending: Pending, records: &mut mpsc::Receiver<Record>) {
+        for (reservation, waiting) in pending.take_reservations() {
+            match waiting {
+                Waiting::Request(_) => self.answer(waiting, Err(DatabaseError::Fenced)),
+                Waiting::Line(_) | Waiting::Told => pending.reserve(reservation, waiting),
+            }
+        }
         let booked = match self.replica.join_again(lost).await {
             Ok(()) => self.drain(&mut pending).await,
             Err(error) => Err(error),
         };
         if let Err(error) = booked {
-            self.outage(error, pending, Vec::new(), records).await;
+            self.outage(error, pending, records).await;
         }
     }
 
     /// A record that is refused must not keep the others out.
-    async fn one_by_one(
-        &mut self,
-        id: &str,
-        pending: Pending,
-        waiting: Vec<Answer>,
-        records: &mut mpsc::Receiver<Record>,
-    ) {
-        for (reservation, waiting) in pending.reservations.into_iter().zip(waiting) {
-            let alone = Pending { reservations: vec![reservation], settled: Vec::new() };
-            answer(waiting, self.commit(id, &alone).await);
+    async fn one_by_one(&mut self, id: &str, mut pending: Pending, records: &mut mpsc::Receiver<Record>) {
+        for (reservation, waiting) in pending.take_reservations() {
+            let alone = Pending { reservations: vec![reservation], ..Pending::default() };
+            match (self.commit(id, &alone).await, waiting) {
+                (Err(error), waiting @ Waiting::Line(_)) if !error.is_refusal() => {
+                    pending.reservations.extend(alone.reservations); // it went on, so it is stored later
+                    pending.waiting.push(waiting);
+                }
+                (outcome, waiting) => self.answer(waiting, outcome),
+            }
         }
-        let mut pending = Pending { reservations: Vec::new(), settled: pending.settled };
         if let Err(error) = self.drain(&mut pending).await {
-            self.outage(error, pending, Vec::new(), records).await;
+            self.outage(error, pending, records).await;
         }
     }
 
     /// Serves what may be served without the database until it takes everything that is pending. Settlements are never
     /// dropped: they are in the journal, and in memory until they are stored.
-    async fn outage(
-        &mut self,
-        mut cause: DatabaseError,
-        first: Pending,
-        waiting: Vec<Answer>,
-        records: &mut mpsc::Receiver<Record>,
-    ) {
+    async fn outage(&mut self, mut cause: DatabaseError, mut first: Pending, records: &mut mpsc::Receiver<Record>) {
+        self.pace.is_away();
         let mut pending = Pending::default();
         (self.spent, self.free_dropped, self.unjournaled) = (NanoUsd::ZERO, 0, 0);
         self.journaled.clear();
         self.refused.clear();
-        for (reservation, waiting) in first.reservations.into_iter().zip(waiting) {
+        for (reservation, waiting) in first.take_reservations() {
             self.reserve_away(reservation, waiting, &cause, &mut pending);
         }
         first.settled.into_iter().for_each(|settled| self.settle_away(settled, &mut pending));
@@ -340,6 +407,7 @@ impl Books {
             let count = pending.reservations.len().min(BATCH_MAX);
             self.replay(&pending.reservations[..count], &[]).await?;
             pending.reservations.drain(..count);
+            pending.waiting.drain(..count).for_each(|waiting| self.answer(waiting, Ok(())));
         }
         while !pending.settled.is_empty() {
             let count = pending.settled.len().min(BATCH_MAX);
@@ -371,27 +439,34 @@ impl Books {
     fn reserve_away(
         &mut self,
         reservation: Reservation,
-        waiting: Answer,
+        waiting: Waiting,
         cause: &DatabaseError,
         pending: &mut Pending,
     ) {
         let spent = self.spent + NanoUsd(reservation.nano);
-        let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
         let id = reservation.generation_id.clone();
-        let outcome = match allowed.then(|| self.journal.append(&Line::Reserve(reservation.clone()))) {
-            Some(Ok(())) => {
-                self.spent = spent;
-                self.journaled.insert(id.clone());
-                pending.reservations.push(reservation);
-                Ok(())
+        let request = match waiting {
+            Waiting::Request(request) => request,
+            line @ (Waiting::Line(_) | Waiting::Told) => {
+                self.spent = spent; // it went on before this was known
+                self.journaled.insert(id);
+                return pending.reserve(reservation, line);
             }
+        };
+        let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
+        let outcome = match allowed.then(|| self.journal.append(&Line::Reserve(reservation.clone()))) {
+            Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(DatabaseError::Journal(error)),
             None => Err(cause.repeat()),
         };
-        if outcome.is_err() {
+        if outcome.is_ok() {
+            self.spent = spent;
+            self.journaled.insert(id);
+            pending.reserve(reservation, Waiting::Told);
+        } else {
             self.refused.insert(id);
         }
-        answer(waiting, outcome);
+        let _gone = request.send(outcome); // the request may have been given up
     }
 
     fn settle_away(&mut self, settled: Settled, pending: &mut Pending) {
@@ -413,10 +488,6 @@ impl Books {
         }
         pending.settled.push(settled);
     }
-}
-
-fn answer(waiting: Answer, outcome: Result<(), DatabaseError>) {
-    let _gone = waiting.send(outcome); // the request may have been given up
 }
 
 fn release(barriers: Vec<oneshot::Sender<()>>) {

@@ -2,9 +2,7 @@
 //! change of limits, a record that is refused.
 
 use crate::stores::{Store, add_key, charged, reservation, settled, statement, stores, tenant_limits};
-use database::{
-    BudgetRow, Database, DatabaseError, Drawn, Leased, Reservation, WantedLease, budget_id, user_budget_id,
-};
+use database::{BudgetRow, Database, DatabaseError, Drawn, Leased, WantedLease, budget_id, user_budget_id};
 use ledger::{Journal, Replica, Writer};
 
 async fn lease(database: &Database, id: &str, replica: &str, nano: i64) -> Leased {
@@ -115,13 +113,13 @@ async fn a_record_that_is_refused_keeps_no_other_out() {
     for Store { name, database, .. } in stores().await {
         let folder = tempfile::tempdir().expect("a folder");
         let (replica, writer) = writer(&database, &folder).await;
-        let open =
-            |id: &str, tenant: &str| Reservation { tenant_id: tenant.into(), ..reservation(id, &replica.id(), 10) };
-        let (good, twice) = tokio::join!(writer.reserve(open("gen-1", "acme")), writer.reserve(open("gen-1", "acme")));
-        assert!(good.is_ok() != twice.is_ok(), "{name}: {good:?} {twice:?}");
-        let (refused, good) =
-            tokio::join!(writer.reserve(open("gen-1", "acme")), writer.reserve(open("gen-2", "acme")));
-        assert!(refused.expect_err("it is there").is_duplicate() && good.is_ok(), "{name}");
+        let open = |id: &str| reservation(id, &replica.id(), 10);
+        for _ in 0..2 {
+            writer.reserve(open("gen-1")).await.expect("it is written down");
+        }
+        let (twice, good) = tokio::join!(writer.reserve(open("gen-1")), writer.reserve(open("gen-2")));
+        assert!(twice.is_ok() && good.is_ok(), "{name}: nobody waits for the database");
+        writer.barrier().await;
         assert_eq!(database.open_reservations().await.expect("a count"), 2, "{name}");
     }
 }
@@ -135,8 +133,7 @@ async fn money_leased_under_a_lost_name_is_not_spent() {
         assert!(matches!(refused, Err(DatabaseError::Fenced)), "{name}: {refused:?}");
         let lost = replica.id();
         database.end_replica(&lost).await.expect("ended");
-        let refused = writer.reserve(reservation("gen-2", &lost, 10)).await;
-        assert!(matches!(refused, Err(DatabaseError::Fenced)), "{name}: {refused:?}");
+        writer.reserve(reservation("gen-2", &lost, 10)).await.expect("what nobody can know is found out");
         writer.barrier().await;
         assert_ne!(replica.id(), lost, "{name}");
         writer.reserve(reservation("gen-3", &replica.id(), 10)).await.expect("it goes on under another name");

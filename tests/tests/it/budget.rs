@@ -126,6 +126,7 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     };
     writer.reserve(own("gen-own")).await.expect("stored");
     writer.reserve(open).await.expect("stored");
+    writer.barrier().await;
     drop((ledger, writer)); // no settlement: as after kill -9
     let (replica, writer) = join(&database, &path).await;
     let (ledger, keys) = Ledger::open(replica, writer, Some("a")).await.expect("a ledger");

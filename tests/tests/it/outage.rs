@@ -32,6 +32,12 @@ impl Holder {
     }
 }
 
+/// The database is away, and a request finds that out: it is served, because a file has its reservation.
+async fn noticed(stack: &Stack) {
+    assert_eq!(stack.chat(&question("acme/good", "nobody knows yet")).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1_500)).await; // SQLite waits for a second before it says so
+}
+
 async fn balance(database: &Database) -> (i64, i64, i64) {
     let key = database.keys(None).await.expect("keys").remove(0);
     let (count, charged) = database.charged_to_key(&key.hash).await.expect("sums");
@@ -48,6 +54,7 @@ async fn while_the_database_is_away_known_keys_spend_up_to_the_limit_and_the_boo
     assert_eq!(first.status, 200, "{}", first.text);
     stack.generation(&first).await; // waits until it is stored
     let holder = Holder::lock(&stack.database());
+    noticed(&stack).await;
     let mut statuses = Vec::new();
     stack.simulator.hold();
     let mut open = tokio::task::JoinSet::new();
@@ -56,7 +63,7 @@ async fn while_the_database_is_away_known_keys_spend_up_to_the_limit_and_the_boo
             stack.post_as(&stack.key, "/v1/chat/completions", &question("acme/good", &format!("during {at}"))).send(),
         );
     }
-    crate::stack::eventually("two go upstream", || stack.simulator.arrived() == 3).await;
+    crate::stack::eventually("two go upstream", || stack.simulator.arrived() == 4).await;
     let refused = [open.join_next().await, open.join_next().await]
         .map(|done| done.expect("two are refused").expect("no panic").expect("an answer"));
     for response in refused {
@@ -73,19 +80,19 @@ async fn while_the_database_is_away_known_keys_spend_up_to_the_limit_and_the_boo
     // The image of a crash at this moment: another gateway on a copy books the journal.
     let crashed = tempfile::tempdir().expect("a folder");
     // By another process: closing a copy of the file here would drop the gateway's locks on it (sqlite.org/howtocorrupt.html).
-    let script = "cp \"$0\"/sluice.db \"$0\"/sluice.db-wal \"$0\"/sluice-journal.jsonl \"$1\"";
+    let script = "cp \"$0\"/sluice.db \"$0\"/sluice.db-wal \"$0\"/sluice-journal*.jsonl \"$1\"";
     let copied = Command::new("sh").args(["-c", script]).args([stack.folder.path(), crashed.path()]).status();
     assert!(copied.expect("cp runs").success());
     holder.release();
     let database = Database::open(&stack.database()).await.expect("the same file");
     for _ in 0..300 {
-        if balance(&database).await.0 == 6 {
+        if balance(&database).await.0 == 7 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (count, charged, open) = balance(&database).await;
-    assert_eq!((count, open), (6, 0), "two served and a hit, two refused, one before");
+    assert_eq!((count, open), (7, 0), "two served and a hit, two refused, one before, one that noticed it");
     let journal = stack.folder.path().join("sluice-journal.jsonl");
     for _ in 0..100 {
         if std::fs::metadata(&journal).expect("a journal").len() == 0 {
@@ -109,8 +116,9 @@ async fn without_an_allowance_nothing_that_costs_money_is_served_while_the_datab
     let first = stack.chat(&question("acme/good", "before")).await;
     stack.generation(&first).await;
     let holder = Holder::lock(&stack.database());
+    noticed(&stack).await;
     let refused = stack.chat(&question("acme/good", "during")).await;
-    assert_eq!((refused.status, stack.simulator.arrived()), (503, 1), "{}", refused.text);
+    assert_eq!((refused.status, stack.simulator.arrived()), (503, 2), "{}", refused.text);
     assert_eq!(stack.chat(&question("acme/good", "before")).await.header("x-sluice-cache"), "exact");
     holder.release();
     for _ in 0..200 {
