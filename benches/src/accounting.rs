@@ -1,6 +1,6 @@
 //! What accounting costs a request before its first byte, by the gateway's own clock, and what surviving the loss of power costs.
 
-use benches::{client, make_key, paced, quantile_ms, question, start, wait_for};
+use benches::{ADMIN, client, make_key, paced, quantile_ms, question, start, wait_for};
 use clap::Parser;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,7 +69,7 @@ async fn measure(binary: &Path, arguments: &Arguments, latency_ms: u64, durabili
     })
     .await;
     let times: Vec<Duration> = ended.iter().copied().flatten().collect();
-    let metrics = client.get(format!("http://{GATEWAY}/metrics")).send().await.expect("an answer");
+    let metrics = client.get(format!("http://{GATEWAY}/metrics")).bearer_auth(ADMIN).send().await.expect("an answer");
     let metrics = metrics.text().await.expect("a body");
     let [p50, p99] = [0.5, 0.99].map(|share| quantile_us(&metrics, share));
     let [whole_p50, whole_p99] = [0.5, 0.99].map(|share| quantile_ms(&times, share));

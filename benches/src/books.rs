@@ -37,7 +37,7 @@ async fn main() {
         arguments.generations
     );
     println!(
-        "| store | bytes a request | written/s | `/generation` p50, max | `/activity` p50, max | `/activity?group_by=key,app,step,cache` p50, max |"
+        "| store | bytes a request | written/s | `/generation` p50, max | `/activity` p50, max | `/activity?group_by=step` p50, max |"
     );
     println!("|---|---|---|---|---|---|");
     for store in ["SQLite", "PostgreSQL"] {
@@ -74,7 +74,7 @@ async fn measure(binary: &Path, folder: &Path, store: &str, url: &str, count: us
     let mut random = StdRng::seed_from_u64(1);
     let generation = times(&key, || format!("/v1/generation?id={}", ids[random.random_range(0..ids.len())])).await;
     let activity = times(ADMIN, || "/v1/activity?workspace_id=default".to_owned()).await;
-    let split = times(ADMIN, || "/v1/activity?workspace_id=default&group_by=key,app,step,cache".to_owned()).await;
+    let split = times(ADMIN, || "/v1/activity?workspace_id=default&group_by=step".to_owned()).await;
     drop(gateway);
     let bytes = match store {
         "SQLite" => std::fs::metadata(&file).expect("the file").len(),

@@ -95,6 +95,20 @@ impl Server {
         format!("{}/{name}", self.url)
     }
 
+    /// Dumps a database and restores it into a new one, with PostgreSQL's own programs; returns the URL of that.
+    pub fn restored(&self, url: &str) -> String {
+        let dump = std::env::temp_dir().join(format!("sluice-{}.dump", std::process::id()));
+        let copy = self.database();
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(binaries().join(program)).args(arguments).arg(&dump).output().expect("it runs");
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        run("pg_dump", &["--format=custom", "--dbname", url, "--file"]);
+        run("pg_restore", &["--exit-on-error", "--dbname", &copy]);
+        std::fs::remove_file(&dump).expect("it is there");
+        copy
+    }
+
     /// Runs a statement in a database by PostgreSQL's own client: an auditor that is not our code. Columns of the rows are
     /// parted by tabs.
     ///

@@ -167,7 +167,16 @@ impl Rig {
 
     /// A value of the gateway's metrics, summed over labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let text = self.client.get(self.url("/metrics")).send().await.expect("an answer").text().await.expect("a body");
+        let text = self
+            .client
+            .get(self.url("/metrics"))
+            .bearer_auth(benches::ADMIN)
+            .send()
+            .await
+            .expect("an answer")
+            .text()
+            .await
+            .expect("a body");
         let values = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |sum, value| sum + value)
     }

@@ -3,9 +3,9 @@
 use crate::budgets::{CREDITS, KEY, TENANT, USER, budget_id, user_budget_id};
 use crate::connection::DatabaseError;
 use crate::generations::{Generation, Settled};
-use crate::store::{Transaction, groups, places, sql};
+use crate::store::{Transaction, groups, sql};
 use crate::transfers::{Transfer, insert_transfers};
-use crate::usage::{DAY_MS, SUMS};
+use crate::usage_sums::UsageSums;
 use std::collections::{BTreeMap, HashSet};
 
 /// Part of a lease that a request used up.
@@ -17,26 +17,8 @@ pub struct Drawn {
     pub nano: i64,
 }
 
-/// What one day's sums are kept by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct UsageKey {
-    tenant_id: String,
-    day: i64,
-    key_hash: String,
-    model: String,
-    endpoint: String,
-    provider: String,
-    sold_as: String,
-    app: String,
-    step: String,
-    cache: String,
-}
-
 /// Later than any window begins.
 const NOW: i64 = i64::MAX;
-
-/// In the order of [`SUMS`].
-type Sums = [i64; SUMS.len()];
 
 /// Sums of a batch; sorted, so that gateways lock rows in one order and never wait for each other in a circle.
 #[derive(Debug, Default)]
@@ -46,7 +28,7 @@ pub(crate) struct Bookings {
     budgets: BTreeMap<(String, i64), i64>,
     leases: BTreeMap<(String, String), i64>,
     keys: BTreeMap<String, i64>,
-    usage: BTreeMap<UsageKey, Sums>,
+    usage: UsageSums,
 }
 
 impl Bookings {
@@ -81,30 +63,7 @@ impl Bookings {
             }
             *self.keys.entry(g.key_hash.clone()).or_default() += charged;
         }
-        let key = UsageKey {
-            tenant_id: g.tenant_id.clone(),
-            day: g.created_ms.div_euclid(DAY_MS),
-            key_hash: g.key_hash.clone(),
-            model: g.model.clone(),
-            endpoint: g.endpoint.clone(),
-            provider: g.provider.clone(),
-            sold_as: g.sold_as.clone(),
-            app: g.app.clone(),
-            step: g.step.clone(),
-            cache: g.cache.clone(),
-        };
-        let sums = [
-            1,
-            i64::from(g.state == "failed"),
-            g.input_tokens + g.cache_read_tokens + g.cache_write_tokens,
-            g.output_tokens + g.reasoning_tokens,
-            g.reasoning_tokens,
-            g.upstream_nano,
-            g.charged_nano,
-            g.saved_nano,
-        ];
-        let known = self.usage.entry(key).or_default();
-        known.iter_mut().zip(sums).for_each(|(known, more)| *known += sign * more);
+        self.usage.count(g, sign);
     }
 
     /// Which end users have a budget: few or none, of many that ask.
@@ -136,8 +95,7 @@ impl Bookings {
             let charge = sql("UPDATE keys SET usage_nano = usage_nano + $2 WHERE hash = $1");
             charge.bind(hash).bind(*nano).execute_in(transaction).await?;
         }
-        let usage: Vec<(&UsageKey, &Sums)> = self.usage.iter().filter(|(_, sums)| **sums != Sums::default()).collect();
-        write_usage(transaction, &usage).await
+        self.usage.write(transaction).await
     }
 }
 
@@ -182,27 +140,4 @@ fn transfers(g: &Generation, charge: &str, cost: &str, charged: i64, upstream: i
         transfer(cost, "cost".to_owned(), provider, upstream),
     ];
     both.into_iter().filter(|transfer| transfer.nano != 0).collect()
-}
-
-async fn write_usage(transaction: &mut Transaction, rows: &[(&UsageKey, &Sums)]) -> Result<(), DatabaseError> {
-    const COLUMNS: usize = 10 + SUMS.len();
-    let added: Vec<String> =
-        SUMS.iter().map(|column| format!("{column} = usage_days.{column} + excluded.{column}")).collect();
-    for group in groups(rows, COLUMNS) {
-        let mut statement = sql(format!(
-            "INSERT INTO usage_days (tenant_id, day, key_hash, model, endpoint, provider, sold_as, app, step, cache, {}) VALUES {}
-             ON CONFLICT (tenant_id, day, key_hash, model, endpoint, provider, sold_as, app, step, cache) DO UPDATE SET {}",
-            SUMS.join(", "),
-            places(group.len(), COLUMNS),
-            added.join(", ")
-        ));
-        for (key, sums) in group {
-            statement = statement.bind(&key.tenant_id).bind(key.day).bind(&key.key_hash).bind(&key.model);
-            statement =
-                statement.bind(&key.endpoint).bind(&key.provider).bind(&key.sold_as).bind(&key.app).bind(&key.step);
-            statement = sums.iter().fold(statement.bind(&key.cache), |statement, sum| statement.bind(*sum));
-        }
-        statement.execute_in(transaction).await?;
-    }
-    Ok(())
 }

@@ -18,6 +18,7 @@ mod store;
 mod tenants;
 mod transfers;
 mod usage;
+mod usage_sums;
 
 pub use answers::{CacheFile, CacheWrite, StoredAnswer, StoredJudge, StoredPrompt, StoredTie};
 pub use bookings::Drawn;

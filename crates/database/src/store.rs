@@ -96,6 +96,16 @@ const POSTGRES_CLOCK: Clock = Clock {
 };
 
 impl<'q> Statement<'q> {
+    /// The text in the place of another, where values come first.
+    pub(crate) fn text(self, text: String) -> Self {
+        Self { text: text.into(), ..self }
+    }
+
+    /// How many values it has.
+    pub(crate) fn count(&self) -> usize {
+        self.values.len()
+    }
+
     /// Adds the next value.
     pub(crate) fn bind(mut self, value: impl Into<Value<'q>>) -> Self {
         self.values.push(value.into());

@@ -17,6 +17,9 @@ pub(crate) const SUMS: [&str; 8] = [
     "saved_nano",
 ];
 
+/// What days are split by beside model and provider; sums are kept by all of them at once, and by each alone.
+pub(crate) const CUTS: [&str; 4] = ["key_hash", "app", "step", "cache"];
+
 /// Sums of requests of one day that agree in everything that was asked for; what was not is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
 pub struct UsageRow {
@@ -92,14 +95,32 @@ impl Database {
         let grouped: String =
             SplitBy::ALL.iter().filter(|(by, _)| split.contains(by)).map(|(_, column)| format!(", {column}")).collect();
         let sums = SUMS.map(|column| format!("CAST(SUM({column}) AS BIGINT) AS {column}"));
-        let query = sql(format!(
-            "SELECT day, {}, {} FROM usage_days WHERE day >= $1 AND day <= $2 AND ($3 IS NULL OR tenant_id = $3)
-             AND ($4 IS NULL OR key_hash = $4) GROUP BY day{grouped} ORDER BY day DESC{grouped}",
+        let its = [("tenant_id", filter.tenant_id), ("key_hash", filter.key_hash)];
+        let its = its.into_iter().filter_map(|(column, value)| Some((column, value?)));
+        let is_split = |column: &str| SplitBy::ALL.iter().any(|(by, name)| *name == column && split.contains(by));
+        let wanted = |column: &str| is_split(column) || column == "key_hash" && filter.key_hash.is_some();
+        let cuts: Vec<&str> = CUTS.into_iter().filter(|cut| wanted(cut)).collect();
+        let table = match cuts.as_slice() {
+            [] => "usage_cuts".to_owned(),
+            [cut] => format!("(SELECT value AS {cut}, usage_cuts.* FROM usage_cuts) AS cuts"),
+            _ => "usage_days".to_owned(),
+        };
+        let mut query = sql("").bind(filter.days.0).bind(filter.days.1);
+        let mut text = format!(
+            "SELECT day, {}, {} FROM {table} WHERE day >= $1 AND day <= $2",
             columns.join(", "),
             sums.join(", ")
-        ));
-        let query = query.bind(filter.days.0).bind(filter.days.1).bind(filter.tenant_id).bind(filter.key_hash);
-        query.all(&self.store).await
+        );
+        if cuts.len() < 2 {
+            query = query.bind(cuts.first().copied().unwrap_or_default());
+            text.push_str(" AND cut = $3");
+        }
+        for (column, value) in its {
+            query = query.bind(value);
+            text.push_str(&format!(" AND {column} = ${}", query.count()));
+        }
+        text.push_str(&format!(" GROUP BY day{grouped} ORDER BY day DESC{grouped}"));
+        query.text(text).all(&self.store).await
     }
 
     /// What a tenant's keys were charged since a day, each with its hash, in nano-dollars.
@@ -107,8 +128,8 @@ impl Database {
     /// # Errors
     /// When the database refuses.
     pub async fn charged_since(&self, tenant_id: &str, day: i64) -> Result<Vec<(String, i64)>, DatabaseError> {
-        let sums = sql("SELECT key_hash, CAST(SUM(charged_nano) AS BIGINT) FROM usage_days
-             WHERE tenant_id = $1 AND day >= $2 GROUP BY key_hash");
+        let sums = sql("SELECT value, CAST(SUM(charged_nano) AS BIGINT) FROM usage_cuts
+             WHERE tenant_id = $1 AND cut = 'key_hash' AND day >= $2 GROUP BY value");
         sums.bind(tenant_id).bind(day).all(&self.store).await
     }
 }
@@ -120,8 +141,8 @@ pub(crate) async fn spent_since_in(
     key_hash: Option<&str>,
     since_ms: i64,
 ) -> Result<i64, DatabaseError> {
-    let sum = sql("SELECT CAST(COALESCE(SUM(charged_nano), 0) AS BIGINT) FROM usage_days
-         WHERE tenant_id = $1 AND ($2 IS NULL OR key_hash = $2) AND day >= $3");
+    let sum = sql("SELECT CAST(COALESCE(SUM(charged_nano), 0) AS BIGINT) FROM usage_cuts
+         WHERE tenant_id = $1 AND cut = 'key_hash' AND ($2 IS NULL OR value = $2) AND day >= $3");
     let sum = sum.bind(tenant_id).bind(key_hash).bind(since_ms / DAY_MS).first_in::<(i64,)>(transaction).await?;
     Ok(sum.unwrap_or_default().0)
 }

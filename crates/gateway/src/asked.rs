@@ -190,7 +190,11 @@ impl Asked {
         let Ok(resolved) = app.config.catalog.resolve(&self.baseline) else { return NanoUsd::ZERO };
         // What a plan or a trial gives away is no measure of a saving.
         let paid = resolved.model.endpoints.iter().filter(|endpoint| endpoint.billing == Billing::PerToken);
-        paid.map(|endpoint| endpoint.price.cost(usage)).min().unwrap_or_default()
+        let cost = |endpoint: &Arc<catalog::Endpoint>| match self.sold.hides_source {
+            true => self.sold.answer_cost(endpoint, usage), // what others take is not shown, also not as a saving
+            false => endpoint.price.cost(usage),
+        };
+        paid.map(cost).min().unwrap_or_default()
     }
 }
 

@@ -20,6 +20,8 @@ const KEPT_BYTES_MAX: usize = 256 * 1024;
 pub(crate) struct FlightKey {
     pub fingerprint: Digest,
     pub key_hash: String,
+    /// Where end users have limits: one must not be refused, or cut short, for another's.
+    pub user: String,
     /// What one mode may be answered with another may not.
     pub mode: CacheMode,
     /// An answer found by meaning that one caller allows may be too unsure for a stricter one.
@@ -307,6 +309,7 @@ mod tests {
         Some(FlightKey {
             fingerprint: Digest([0; 32]),
             key_hash: "k".into(),
+            user: String::new(),
             mode: CacheMode::On,
             error_max_bits: 0,
             timeouts_ms: [None; 2],

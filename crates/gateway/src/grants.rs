@@ -69,6 +69,23 @@ pub(crate) fn sold(caller: &Caller, request: &mut ChatRequest) -> Result<Sold, E
     Ok(Sold { name: own.id.clone(), hides_source: own.hides_source, markup: own.markup.unwrap_or(terms.markup) })
 }
 
+/// Refuses wishes whose fulfilment would tell who answers and at what price.
+pub(crate) fn refuse_probing(request: &ChatRequest) -> Result<(), FieldError> {
+    let wishes = &request.provider;
+    let told = [
+        ("provider.only", !wishes.only.is_empty()),
+        ("provider.order", !wishes.order.is_empty()),
+        ("provider.ignore", !wishes.ignore.is_empty()),
+        ("provider.quantizations", !wishes.quantizations.is_empty()),
+        ("provider.region", wishes.region.is_some()),
+        ("provider.max_price", wishes.max_price.is_some()),
+    ];
+    match told.into_iter().find(|(_, is_named)| *is_named) {
+        None => Ok(()),
+        Some((field, _)) => Err(FieldError::new(field, "this model's providers are not shown; leave it out")),
+    }
+}
+
 /// Refuses a model that the key may not ask for.
 pub(crate) fn permit_model(caller: &Caller, model: &str) -> Result<(), Error> {
     if caller.account.rules.allow_model(model) {

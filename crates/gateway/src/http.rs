@@ -17,12 +17,15 @@ mod stripe;
 mod tenants;
 
 use crate::app::{App, Live};
+use crate::auth;
 use crate::error::Error;
 use crate::telemetry;
+use crate::{grants, origin};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
@@ -72,10 +75,21 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .layer(middleware::from_fn_with_state(live.clone(), permit_address))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(live)
+}
+
+/// Refuses a key that may not be used from where the request comes from, whatever it asks for. Who the key is, and what it
+/// may, is for the path to find out.
+async fn permit_address(State(app): State<App>, request: Request, next: Next) -> Response {
+    let address = origin::address(request.extensions(), request.headers(), &app.config.server.trusted_proxies);
+    match auth::holder(&app, request.headers()).await.map(|caller| grants::permit_address(&caller, address)) {
+        Ok(Err(refused)) => refused.into_response(),
+        _ => next.run(request).await,
+    }
 }
 
 async fn no_such_path(request: Request) -> Error {

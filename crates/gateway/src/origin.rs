@@ -3,7 +3,7 @@
 use axum::http::{Extensions, HeaderMap, header};
 use ipnet::IpNet;
 use protocol::ChatRequest;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The other end of the connection.
 #[derive(Debug, Clone, Copy)]
@@ -15,7 +15,6 @@ const CHARS_MAX: usize = 128;
 /// What is recorded of a request's origin.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Origin {
-    pub address: Option<IpAddr>,
     /// The application, as it calls itself, or the host that it names.
     pub app: String,
     pub referer: String,
@@ -25,7 +24,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(crate) fn of(extensions: &Extensions, headers: &HeaderMap, proxies: &[IpNet]) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let says = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map_or("", str::trim);
         let shortened = |text: &str| text.chars().take(CHARS_MAX).collect::<String>();
         let referer = [says("http-referer"), says("referer")].into_iter().find(|text| !text.is_empty());
@@ -33,7 +32,6 @@ impl Origin {
         let title = [says("x-title"), says("x-openrouter-title")].into_iter().find(|text| !text.is_empty());
         let app = title.unwrap_or_else(|| host(referer));
         Self {
-            address: extensions.get::<Peer>().map(|peer| behind(peer.0, says("x-forwarded-for"), proxies)),
             app: shortened(app),
             referer: shortened(referer),
             user_agent: shortened(says(header::USER_AGENT.as_str())),
@@ -56,18 +54,27 @@ fn host(url: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-/// The client's address: the last one that a trusted proxy did not add. Others can write what they like into the header.
-fn behind(peer: IpAddr, forwarded: &str, proxies: &[IpNet]) -> IpAddr {
+/// Where a request comes from, as far as that can be known.
+pub(crate) fn address(extensions: &Extensions, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
+    // A proxy may add a line of its own to what the client sent.
+    let lines = headers.get_all("x-forwarded-for").iter().map(|line| line.to_str().unwrap_or("unreadable"));
+    let forwarded: Vec<&str> = lines.filter(|line| !line.trim().is_empty()).collect();
+    behind(extensions.get::<Peer>()?.0, &forwarded.join(","), proxies)
+}
+
+/// The client's address: the last one that a trusted proxy did not add; `None` where a proxy names something else. Others can
+/// write what they like into the header.
+fn behind(peer: IpAddr, forwarded: &str, proxies: &[IpNet]) -> Option<IpAddr> {
     let is_proxy = |address: &IpAddr| proxies.iter().any(|proxy| proxy.contains(&address.to_canonical()));
     let mut client = peer.to_canonical();
-    for entry in forwarded.rsplit(',') {
+    for entry in forwarded.rsplit(',').filter(|_| !forwarded.is_empty()) {
         if !is_proxy(&client) {
             break;
         }
-        let Ok(address) = entry.trim().parse::<IpAddr>() else { break };
-        client = address.to_canonical();
+        let with_port = || entry.trim().parse::<SocketAddr>().map(|address| address.ip());
+        client = entry.trim().parse::<IpAddr>().or_else(|_| with_port()).ok()?.to_canonical();
     }
-    client
+    Some(client)
 }
 
 #[cfg(test)]
@@ -79,13 +86,16 @@ mod tests {
         let proxies: Vec<IpNet> = ["10.0.0.0/8", "127.0.0.1/32"].map(|text| text.parse().expect("a range")).into();
         let check = |peer: &str, forwarded: &str, expected: &str| {
             let peer = peer.parse().expect("an address");
-            assert_eq!(behind(peer, forwarded, &proxies).to_string(), expected, "{forwarded}");
+            let found = behind(peer, forwarded, &proxies).map_or_else(String::new, |address| address.to_string());
+            assert_eq!(found, expected, "{forwarded}");
         };
         check("8.8.8.8", "1.2.3.4", "8.8.8.8");
         check("127.0.0.1", "", "127.0.0.1");
         check("127.0.0.1", "1.2.3.4", "1.2.3.4");
         check("127.0.0.1", "6.6.6.6, 1.2.3.4, 10.1.1.1", "1.2.3.4");
-        check("127.0.0.1", "1.2.3.4, nonsense", "127.0.0.1");
+        check("127.0.0.1", "1.2.3.4, nonsense", "");
+        check("127.0.0.1", "1.2.3.4:5678", "1.2.3.4");
+        check("127.0.0.1", "10.6.6.6,1.2.3.4", "1.2.3.4");
         check("::ffff:127.0.0.1", "1.2.3.4", "1.2.3.4");
     }
 

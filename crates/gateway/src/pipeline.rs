@@ -36,7 +36,10 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
         && asked.fits(&entry)
     {
         let served = exact_hit(app, &asked, &entry);
-        set_aside_for_hit(&mut settlement, &asked).await?;
+        if let Err(refused) = set_aside_for_hit(&mut settlement, &asked).await {
+            drop_unserved(settlement, &asked, &refused.render().message);
+            return Err(refused);
+        }
         settle_hit(settlement, &asked, &served, "served");
         if entry.expires_ms <= now_ms() && app.cache.renews(&asked.fingerprint) {
             let (app, asked) = (app.clone(), Arc::clone(&asked));
@@ -48,10 +51,12 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
         drop_unserved(settlement, &asked, "not cached");
         return Err(Error::NotCached);
     }
+    let limits_users = asked.caller.account.tenant.terms.user_limit.is_some();
     let key_hash = || asked.caller.account.hash.clone();
     let key = asked.reads_cache().then(|| FlightKey {
         fingerprint: asked.fingerprint,
         key_hash: key_hash(),
+        user: asked.request.user.clone().filter(|_| limits_users).unwrap_or_default(),
         mode: asked.mode,
         error_max_bits: asked.error_max.to_bits(),
         timeouts_ms: [asked.request.sluice.timeout_ms, asked.request.sluice.first_token_timeout_ms],
@@ -59,7 +64,10 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Result<(Arc<Asked>, Delivery
     let (follower, leader) = app.flights.join(key, &asked.id);
     match leader {
         None => {
-            set_aside_for_hit(&mut settlement, &asked).await?;
+            if let Err(refused) = set_aside_for_hit(&mut settlement, &asked).await {
+                drop_unserved(settlement, &asked, &refused.render().message);
+                return Err(refused);
+            }
             Ok((asked, Delivery::Following(follower, Box::new(settlement))))
         }
         Some(leader) => {

@@ -51,11 +51,13 @@ struct Progress {
 }
 
 impl Progress {
-    /// What calls cost that ended because the request asked for less time than the endpoint has.
-    fn given_up_by(&self, asked: &Asked) -> NanoUsd {
+    /// What calls cost that ended because the request asked for less time than the endpoint has; at most `left`, what of the money
+    /// set aside is not charged for an answer.
+    fn given_up_by(&self, asked: &Asked, left: NanoUsd) -> NanoUsd {
         let attempts = self.attempts.list();
         let given_up = attempts.iter().filter(|attempt| asked.gave_up(attempt, self.request_timeout_ms));
-        given_up.map(|attempt| asked.sold.given_up_cost(attempt)).sum()
+        let cost: NanoUsd = given_up.map(|attempt| asked.sold.given_up_cost(attempt)).sum();
+        cost.min(left).max(NanoUsd::ZERO)
     }
 
     /// What calls that brought nothing cost.
@@ -146,7 +148,7 @@ async fn fly(
     let (Success { answer, call, .. }, upstream_wait) =
         match first_success(app, asked, settlement, &route, progress).await {
             Ok(success) => success,
-            Err(error) => return stale(app, asked, progress).ok_or(error),
+            Err(error) => return stale(app, asked, progress, error),
         };
     let lowered = call.max_tokens.filter(|cap| asked.request.max_tokens != Some(*cap));
     let head = Arc::new(Head {
@@ -186,7 +188,8 @@ async fn fly(
     if let Some(comparison) = &progress.comparison {
         progress.trace["compared"] = comparison.explain();
     }
-    let (bill, saved) = billed(app, asked, &call.endpoint, usage, progress);
+    let reserved = NanoUsd(settlement.generation.reserved_nano);
+    let (bill, saved) = billed(app, asked, (&call.endpoint, usage), progress, reserved);
     let trace = Arc::new(progress.trace.clone());
     let prompt = call.endpoint.price.cost(Usage { output_tokens: 0, reasoning_tokens: 0, ..usage });
     let parts = (prompt, call.endpoint.price.cost(usage) - prompt);
@@ -194,27 +197,37 @@ async fn fly(
 }
 
 /// What an answer costs, and what the baseline would have cost more.
-fn billed(app: &App, asked: &Asked, endpoint: &Endpoint, usage: Usage, progress: &Progress) -> (Bill, NanoUsd) {
+fn billed(
+    app: &App,
+    asked: &Asked,
+    (endpoint, usage): (&Endpoint, Usage),
+    progress: &Progress,
+    reserved: NanoUsd,
+) -> (Bill, NanoUsd) {
     let taken = endpoint.price.cost(usage);
     // An answer of nothing costs its reader nothing, whatever its provider takes. What the request's own deadlines gave
     // up is the request's to pay.
     let is_empty = usage.completion_tokens() == 0 && !usage.estimated;
     let answer = if is_empty { NanoUsd::ZERO } else { asked.sold.answer_cost(endpoint, usage) };
-    let charged = answer + progress.given_up_by(asked);
+    let charged = answer + progress.given_up_by(asked, reserved - answer);
     let upstream = taken + progress.wasted();
     // A plan's tokens are paid for elsewhere: they save nothing that could be counted.
     let saved = match endpoint.billing {
         Billing::FlatRate => NanoUsd::ZERO,
+        _ if asked.sold.hides_source => (asked.baseline_cost(app, usage) - charged).max(NanoUsd::ZERO),
         _ => (asked.baseline_cost(app, usage) - upstream).max(NanoUsd::ZERO),
     };
     (Bill { upstream, charged }, saved)
 }
 
-/// The expired answer to this very request, where it may stand in for providers that do not answer.
-fn stale(app: &App, asked: &Asked, progress: &Progress) -> Option<Served> {
+/// The expired answer to this very request, where it may stand in for providers that do not answer. Money is set aside for
+/// it, since the call came so far.
+fn stale(app: &App, asked: &Asked, progress: &Progress, error: Error) -> Result<Served, Error> {
     let lately = Duration::from_secs(app.cache.config().stale_if_error_s);
-    let entry = app.cache.exact(&asked.fingerprint, lately).filter(|entry| asked.reads_cache() && asked.fits(entry))?;
-    Some(Served { upstream: progress.wasted(), ..pipeline::exact_hit(app, asked, &entry) })
+    let is_theirs = matches!(error, Error::Upstream { .. } | Error::Refused(_)) && asked.reads_cache();
+    let entry = is_theirs.then(|| app.cache.exact(&asked.fingerprint, lately)).flatten();
+    let entry = entry.filter(|entry| asked.fits(entry)).ok_or(error)?;
+    Ok(Served { upstream: progress.wasted(), ..pipeline::exact_hit(app, asked, &entry) })
 }
 
 /// Sets money aside, waits for its turn, writes the reservation down and calls the candidates; returns the answer and
@@ -380,6 +393,7 @@ fn settle_served(mut settlement: Settlement, asked: &Asked, served: &Served, pro
 /// booked, and the client pays nothing for it.
 fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progress, state: &'static str, failure: &str) {
     let attempts = progress.attempts.list();
+    let reserved = NanoUsd(settlement.generation.reserved_nano);
     let mut bill = Bill { upstream: progress.wasted(), charged: NanoUsd::ZERO };
     let given_up = attempts.iter().rfind(|attempt| {
         attempt.outcome == Outcome::Cancelled && !attempt.hedge || asked.gave_up(attempt, progress.request_timeout_ms)
@@ -393,13 +407,13 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
             if usage.completion_tokens() == 0 && !usage.estimated && state == "failed" {
                 bill.charged = NanoUsd::ZERO;
             }
-            bill.charged += progress.given_up_by(asked);
+            bill.charged += progress.given_up_by(asked, reserved - bill.charged);
             Some((endpoint, usage))
         }
         (None, Some(attempt)) => {
             let is_cancelled = attempt.outcome == Outcome::Cancelled;
-            bill.charged = progress.given_up_by(asked);
-            bill.charged += if is_cancelled { asked.sold.given_up_cost(attempt) } else { NanoUsd::ZERO };
+            bill.charged = if is_cancelled { asked.sold.given_up_cost(attempt).min(reserved) } else { NanoUsd::ZERO };
+            bill.charged += progress.given_up_by(asked, reserved - bill.charged);
             attempt.wasted.map(|usage| (&attempt.endpoint, usage))
         }
         (None, None) => None,

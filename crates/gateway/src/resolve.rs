@@ -24,8 +24,10 @@ pub(crate) fn resolve(
     started: Instant,
 ) -> Result<Asked, Error> {
     origin.read(&request);
-    grants::permit_address(&caller, origin.address)?;
     let sold = grants::sold(&caller, &mut request)?;
+    if sold.hides_source {
+        grants::refuse_probing(&request)?;
+    }
     grants::narrow_providers(&caller, &mut request)?;
     let name = Some(sold.name.clone()).filter(|_| sold.hides_source);
     let resolved = resolve_sold(app, (caller, sold, origin), request, started);
@@ -42,6 +44,8 @@ fn resolve_sold(
     let policy = policy_of(app, &request)?;
     if sold.name.is_empty() {
         grants::permit_policy(&caller, policy.as_ref().map(|policy| policy.name.as_str()))?;
+    } else if caller.account.rules.models.is_empty() {
+        grants::permit_policy(&caller, None)?; // it was asked for by name, which no rule allows
     }
     let (models, notice) = match &policy {
         Some(policy) => {
@@ -64,8 +68,11 @@ fn resolve_sold(
     let asker = Asker { tenant: caller.tenant(), key: &caller.account.name };
     let applied = policy.as_ref().map(|policy| Applied::of(&policy.rules, &request, asker)).unwrap_or_default();
     let answerers = answerers(app, policy.as_deref(), &models);
-    let own_rules = caller.account.rules.models.join("|");
-    let identity = [caller.tenant(), &answerers, &quality, &epoch, &personal, &applied.identity(), &own_rules];
+    let rules_of_key = &caller.account.rules;
+    let own_rules = format!("{}\n{}", rules_of_key.models.join("|"), rules_of_key.providers.join("|"));
+    // What is sold under another name tells nobody who asks by ours that it is the same.
+    let hidden = if sold.hides_source { sold.name.as_str() } else { "" };
+    let identity = [caller.tenant(), &answerers, &quality, &epoch, &personal, &applied.identity(), &own_rules, hidden];
     let wanted = &request.sluice.cache;
     let least = |limits: [Option<u64>; 2]| limits.into_iter().flatten().fold(cache.exact.ttl_s, u64::min);
     let ttl_s = least([wanted.ttl_s, rules.ttl_s]);

@@ -150,7 +150,9 @@ impl Ledger {
                 self.reread_budgets(tenant).await?;
                 Ok(true)
             }
-            Some(known) if known.tenant_id == row.tenant_id && known.nano == row.nano => Ok(false),
+            Some(known) if (&known.tenant_id, known.nano, &known.kind) == (&row.tenant_id, row.nano, &row.kind) => {
+                Ok(false)
+            }
             Some(_) => Err(CreditsError::Differs(id.clone())),
         }
     }
@@ -181,11 +183,11 @@ impl Ledger {
             let lot = state.lots.iter().find(|lot| lot.id == payment && lot.kind == "purchase");
             let lot = lot.ok_or_else(|| CreditsError::UnknownPayment(payment.to_owned()))?;
             let now = now_ms();
-            if now > terms.refundable_until(lot.created_ms) {
-                return Err(CreditsError::TooLate { hours: terms.refund_hours.unwrap_or(24) });
-            }
             if self.database.is_transferred(refund, "refund").await? {
                 return Ok(NanoUsd::ZERO);
+            }
+            if now > terms.refundable_until(lot.created_ms) {
+                return Err(CreditsError::TooLate { hours: terms.refund_hours.unwrap_or(24) });
             }
             free = NanoUsd(lot.left_nano().min(state.free_nano).max(0));
             asked = wanted.unwrap_or(NanoUsd(lot.left_nano()));
@@ -204,13 +206,12 @@ impl Ledger {
         Err(CreditsError::NotFree { free, wanted: asked })
     }
 
-    /// The tenant that a payment was booked for.
+    /// A payment as it was booked.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn paid_by(&self, payment: &str) -> Result<Option<String>, DatabaseError> {
-        let credit = self.database.credit(payment).await?;
-        Ok(credit.filter(|credit| credit.kind == "purchase").map(|credit| credit.tenant_id))
+    pub async fn paid_by(&self, payment: &str) -> Result<Option<CreditRow>, DatabaseError> {
+        Ok(self.database.credit(payment).await?.filter(|credit| credit.kind == "purchase"))
     }
 
     /// Lets end what has expired and is not set aside; returns how much.

@@ -3,7 +3,7 @@
 
 use crate::lines::{Line, Lines};
 use crate::set_aside::SetAside;
-use database::{Database, DatabaseError, Settled};
+use database::{Database, DatabaseError, Durability, Settled};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,8 +48,18 @@ impl Journal {
         if !settled.is_empty() {
             tracing::warn!(settled = settled.len(), "the journal of an earlier outage was booked");
         }
+        flush(database).await.map_err(DatabaseError::Journal)?;
         self.set_aside.clear().and_then(|()| self.outage.clear()).map_err(DatabaseError::Journal)
     }
+}
+
+/// Flushes what was committed to the disk, where that is to survive the loss of power: before a file is emptied that has it too.
+pub(crate) async fn flush(database: &Database) -> io::Result<()> {
+    if database.durability() != Durability::Power {
+        return Ok(());
+    }
+    let database = database.clone();
+    tokio::task::spawn_blocking(move || database.sync()).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl Ledger {
         let mut generated = None;
         let mut hashes = database.admin_key_hashes().await?;
         if let Some(key) = admin_key {
-            hashes.push(hash(key));
+            hashes = vec![hash(key)]; // one that was generated before holds no more
         } else if hashes.is_empty() {
             let key = random_key("sk-sluice-admin-");
             database.insert_admin_key(&hash(&key), now).await?;

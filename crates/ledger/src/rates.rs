@@ -60,6 +60,8 @@ struct Counter {
     reset_ms: i64,
     taken: u64,
     used: u64,
+    /// As it was when it was counted last.
+    limit: u64,
     /// The database has said that nothing is left.
     is_empty: bool,
 }
@@ -139,6 +141,10 @@ impl Rates {
         if counter.window_ms < window_ms {
             *counter = Counter { window_ms, reset_ms: window_ms + rate.window_ms, ..Counter::default() };
         }
+        if rate.limit > counter.limit {
+            counter.is_empty = false; // raised
+        }
+        counter.limit = rate.limit;
         if counter.used + amount > counter.taken {
             return Err(*counter);
         }
@@ -175,7 +181,10 @@ mod tests {
         };
         let left = rates.count(&rate(0), 60).await.expect("it fits");
         let estimate = |reset_ms| Estimate { rate: rate(0), amount: 60, reset_ms };
-        rates.correct(&estimate(left.reset_ms), 10);
+        let raised = Rate { limit: 200, ..rate(0) };
+        assert!(rates.count(&rate(0), 50).await.is_err());
+        assert!(rates.count(&raised, 1).await.is_ok(), "a limit that is raised holds at once");
+        rates.correct(&estimate(left.reset_ms), 9);
         rates.correct(&estimate(left.reset_ms - DAY_MS), 0);
         assert_eq!(rates.count(&rate(0), 1).await.expect("it fits").remaining, 89);
         for id in 1..=COUNTERS_MAX {

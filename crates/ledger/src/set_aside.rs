@@ -1,8 +1,9 @@
 //! Money that was set aside and is not in the database yet: written to a file in microseconds, so that no request waits for
 //! the database. Two files take turns, and one is emptied when the database has all of it.
 
+use crate::journal::flush;
 use crate::lines::{Line, Lines};
-use database::{Database, Durability, Reservation};
+use database::{Database, Reservation};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -90,10 +91,7 @@ impl SetAside {
             }
             state.written
         };
-        if self.synced && database.durability() == Durability::Power {
-            let database = database.clone();
-            tokio::task::spawn_blocking(move || database.sync()).await.map_err(io::Error::other)??;
-        }
+        flush(database).await?;
         let mut state = self.state();
         let (current, is_same) = (state.current, state.written == written);
         for (at, turn) in state.turns.iter_mut().enumerate() {

@@ -1,7 +1,7 @@
 //! The one task that writes money: group commit of reservations and settlements, and the journal while the database is
 //! away. A request goes on once its reservation is in a file, as long as the database is known to follow.
 
-use crate::journal::Journal;
+use crate::journal::{Journal, flush};
 use crate::lines::{Line, Lines};
 use crate::pace::Pace;
 use crate::replica::Replica;
@@ -386,7 +386,7 @@ impl Books {
                 },
             }
         }
-        if let Err(error) = self.journal.clear() {
+        if let Err(error) = flush(&self.database).await.and_then(|()| self.journal.clear()) {
             tracing::error!(%error, "the journal could not be emptied; its records are known and will not count twice");
         }
         tracing::warn!(free_dropped = self.free_dropped, "the ledger is written again");

@@ -94,7 +94,7 @@ impl Outbound {
     ) -> Result<Received, Failure> {
         let request = self.client.post(url).header(CONTENT_TYPE, "application/json");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
-        self.receive(url, request.body(body)).await
+        self.receive("the webhook", request.body(body)).await // its address may be a secret
     }
 
     /// Posts JSON with a bearer token and reads the answer, whatever its status.

@@ -135,6 +135,12 @@ async fn a_key_may_ask_only_for_what_its_rules_name_and_is_told_which_rule() {
     check(json!({"ip_ranges": ["127.0.0.0/8"]}), &paid, "").await;
     check(json!({"ip_ranges": ["10.0.0.0/8"]}), &paid, "rules.ip_ranges: this key may not be used from 127.0.0.1")
         .await;
+    let elsewhere = json!({"name": "away", "workspace_id": "default", "rules": {"ip_ranges": ["10.0.0.0/8"]}});
+    let (away, _) = stack.key(elsewhere).await;
+    for path in ["/v1/key", "/v1/models", "/v1/generation?id=gen-x"] {
+        let refused = stack.call(&away, Method::GET, path, Value::Null).await;
+        assert!(refused.status == 403 && refused.text.contains("rules.ip_ranges"), "{path}: {}", refused.text);
+    }
     let auto = stack.key(json!({"name": "auto", "rules": {"models": ["acme/other"]}})).await.0;
     let answered = stack.ask(&auto, &fresh("auto", "x")).await;
     assert_eq!(
@@ -311,6 +317,27 @@ async fn what_is_sold_at_a_markup_is_booked_as_cost_and_charge() {
     let (manager, _) = stack.key(json!({"name": "m", "workspace_id": "team", "role": "manager"})).await;
     let theirs = stack.call(&manager, Method::GET, "/v1/activity", Value::Null).await;
     assert!(theirs.text.contains("team/fast") && !theirs.text.contains("upstream_usd"), "{}", theirs.text);
+    for (field, wish) in [("only", json!(["p0"])), ("ignore", json!(["p0"])), ("max_price", json!({"prompt": 0.1}))] {
+        let mut probing = fresh("team/fast", "who are you?");
+        probing["provider"] = json!({field: wish});
+        let refused = stack.ask(&key, &probing).await;
+        assert!(refused.status == 400 && refused.text.contains(&format!("provider.{field}")), "{}", refused.text);
+    }
+    // The same question by the open name is another one, and nothing but what every provider says comes through.
+    let mut cached = question("team/fast", "asked by both names");
+    assert_eq!(stack.ask(&key, &cached).await.header("x-sluice-cache"), "miss");
+    let hidden = stack.ask(&key, &cached).await;
+    assert_eq!(hidden.header("x-sluice-cache"), "exact");
+    let body = hidden.json();
+    assert_eq!(
+        [&body["provider"], &body["system_fingerprint"], &body["usage"]["cost_details"]],
+        [&Value::Null; 3],
+        "{body}"
+    );
+    cached["model"] = json!("acme/paid");
+    assert_eq!(stack.ask(&key, &cached).await.header("x-sluice-cache"), "miss");
+    let forget = stack.call(&key, Method::DELETE, "/v1/cache", json!({"model": "acme/paid"})).await;
+    assert_eq!(forget.status, 400, "{}", forget.text);
     let route = stack.send(stack.post_as(&key, "/v1/route", &fresh("team/fast", "x"))).await;
     assert_eq!(route.status, 404, "{}", route.text);
 }
@@ -429,8 +456,9 @@ async fn a_payment_that_stripe_delivers_twice_counts_once_and_one_that_is_not_si
         ("re_1", "succeeded", 5_275, "booked before"),
         ("re_2", "succeeded", 10_550, "can be paid back"),
     ] {
-        let (status, text) = deliver(&refund(id, status, cents), "sk-KEY_STRIPE").await;
-        assert!(text.contains(expected), "{status} {text}");
+        let (answered, text) = deliver(&refund(id, status, cents), "sk-KEY_STRIPE").await;
+        assert!(text.contains(expected), "{answered} {text}");
+        assert_eq!(answered, if expected == "can be paid back" { 409 } else { 200 }, "{text}");
     }
     let standing = stack.call(ADMIN, Method::GET, "/v1/credits?workspace_id=team", Value::Null).await.json();
     assert_eq!(nano(&standing["data"]["total_credits"]), 50_000_000_000, "half of the money, half of the credits");

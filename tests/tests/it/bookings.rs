@@ -1,9 +1,13 @@
 //! What is booked where something else happened meanwhile, on both stores: an overrun, a correction that comes late, an erasure, a
 //! change of limits, a record that is refused.
 
-use crate::stores::{Store, add_key, charged, reservation, settled, statement, stores, tenant_limits};
-use database::{BudgetRow, Database, DatabaseError, Drawn, Leased, WantedLease, budget_id, user_budget_id};
+use crate::stores::{Store, add_key, charged, reservation, settled, statement, stores, tenant_limits, url_of};
+use database::{
+    BudgetRow, Database, DatabaseConfig, DatabaseError, DatabaseUrl, Drawn, Leased, WantedLease, budget_id,
+    user_budget_id,
+};
 use ledger::{Journal, Replica, Writer};
+use tests::postgres::Server;
 
 async fn lease(database: &Database, id: &str, replica: &str, nano: i64) -> Leased {
     let wanted = WantedLease { budget_id: id, replica_id: replica, nano };
@@ -139,4 +143,23 @@ async fn money_leased_under_a_lost_name_is_not_spent() {
         writer.reserve(reservation("gen-3", &replica.id(), 10)).await.expect("it goes on under another name");
         assert_eq!(database.replicas_alive().await.expect("a count"), 1, "{name}: it joined once");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_postgresql_restores_books_that_agree_and_go_on() {
+    let all = stores().await;
+    let Store { config, database, .. } = all.iter().find(|store| store.name == "postgres").expect("it");
+    database.register_replica("r").await.expect("a gateway");
+    let open = reservation("gen-open", "r", 50);
+    database.commit("r", &[open], &[settled("gen-1", 300)]).await.expect("settled");
+    let url = url_of(config);
+    let url = tokio::task::spawn_blocking(move || Server::shared().restored(&url)).await.expect("restored");
+    database.commit("r", &[], &[settled("gen-2", 7)]).await.expect("settled");
+    let config = DatabaseConfig { url: DatabaseUrl::new(url), ..config.clone() };
+    let restored = Database::open_with(&config).await.expect("it opens");
+    assert_eq!(charged(&restored).await, 300, "what came later is not in it");
+    assert_eq!(restored.end_replica("r").await.expect("settled"), 1, "what was open when it was dumped");
+    restored.register_replica("s").await.expect("a gateway");
+    restored.commit("s", &[], &[settled("gen-3", 5)]).await.expect("settled");
+    assert_eq!(charged(&restored).await, 355);
 }

@@ -146,7 +146,7 @@ async fn health_ready_and_metrics_answer() {
     stack.chat(&question("acme/good", "x")).await;
     assert_eq!(stack.get("/health").await.json()["status"], "ok");
     assert_eq!(stack.get("/ready").await.json()["status"], "ready");
-    let metrics = stack.get("/metrics").await.text;
+    let metrics = stack.metrics().await;
     for name in
         ["sluice_requests_total", "sluice_request_seconds", "sluice_attempts_total", "sluice_cost_nano_usd_total"]
     {

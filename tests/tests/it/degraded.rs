@@ -38,7 +38,7 @@ async fn a_vector_store_that_breaks_is_a_miss_and_is_said() {
     let ready = stack.get("/ready").await;
     assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("degraded")), "{}", ready.text);
     assert!(ready.text.contains("vector store"), "{}", ready.text);
-    let metrics = stack.get("/metrics").await.text;
+    let metrics = stack.metrics().await;
     assert!(metrics.contains("sluice_semantic_skipped_total{reason=\"store failed\"}"), "{metrics}");
     assert!(metrics.contains("reason=\"store down\""), "{metrics}");
     server.set_broken(false);

@@ -249,7 +249,7 @@ async fn whole_and_streamed_requests_share_one_flight_and_one_bill() {
     }
     eventually("one arrives upstream", || stack.simulator.arrived() == 1).await;
     // The gateway counts a request before it reads it, so one more look gives the last of them time to join.
-    let under_way = async || stack.get("/metrics").await.text.contains("\nsluice_requests_under_way 20\n");
+    let under_way = async || stack.metrics().await.contains("\nsluice_requests_under_way 20\n");
     while !under_way().await {
         assert!(stack.simulator.arrived() == 1, "nobody ends before the answer");
     }

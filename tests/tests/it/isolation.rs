@@ -79,7 +79,7 @@ fn cases() -> Vec<(&'static str, &'static str, &'static str, Value, Expected)> {
         ("POST", "/webhooks/stripe", "", json!({}), Nothing),
         ("GET", "/health", "", none.clone(), Public),
         ("GET", "/ready", "", none.clone(), Public),
-        ("GET", "/metrics", "", none, Public),
+        ("GET", "/metrics", "", none, Refused),
     ]
 }
 

@@ -169,6 +169,12 @@ impl Stack {
         Answered { status, headers, text: response.text().await.expect("a body") }
     }
 
+    /// What Prometheus reads, with the operator's key.
+    pub(crate) async fn metrics(&self) -> String {
+        let request = self.client().get(self.url("/metrics")).bearer_auth(ADMIN);
+        self.send(request).await.text
+    }
+
     pub(crate) fn post_as(&self, key: &str, path: &str, body: &Value) -> reqwest::RequestBuilder {
         self.client.post(self.url(path)).bearer_auth(key).body(body.to_string())
     }

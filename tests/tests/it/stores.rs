@@ -2,7 +2,7 @@
 
 use database::{
     Changed, Content, ContentFile, Database, DatabaseConfig, DatabaseError, DatabaseUrl, Drawn, Generation, KeyRow,
-    Reservation, Score, Settled, SplitBy, TenantLimits, TenantRow, UsageFilter, WantedLease, budget_id,
+    Reservation, Score, Settled, SplitBy, TenantLimits, TenantRow, UsageFilter, UsageRow, WantedLease, budget_id,
 };
 use tempfile::TempDir;
 use tests::postgres::Server;
@@ -125,6 +125,12 @@ pub(crate) async fn charged(store: &Database) -> i64 {
     assert_eq!(spent(budget_id("key", "k")).await, Some(of_key), "the key's budget");
     assert_eq!(spent(budget_id("tenant", "acme")).await, Some(of_key), "the tenant's budget");
     assert_eq!(usage.iter().map(|row| row.charged_nano).sum::<i64>(), of_key, "the sums by day");
+    for split in [[SplitBy::Key].as_slice(), &[SplitBy::App], &[SplitBy::Step], &[SplitBy::Key, SplitBy::Cache]] {
+        let rows = store.usage(UsageFilter { days: (0, 40_000), ..UsageFilter::default() }, split).await.expect("sums");
+        assert_eq!(rows.iter().map(|row| row.charged_nano).sum::<i64>(), of_key, "the sums by day and {split:?}");
+        let requests = |rows: &[UsageRow]| rows.iter().map(|row| row.requests).sum::<i64>();
+        assert_eq!(requests(&rows), requests(&usage));
+    }
     assert_eq!(ledger, of_key, "the ledger");
     let all: i64 = store.balances().await.expect("balances").iter().map(|balance| balance.nano).sum();
     assert_eq!(all, 0, "what one account gives another takes");
@@ -258,7 +264,7 @@ pub(crate) fn statement(config: &DatabaseConfig, text: &str) {
 }
 
 /// The tests' server takes everybody, so that what a URL shows of itself is all there is.
-fn url_of(config: &DatabaseConfig) -> String {
+pub(crate) fn url_of(config: &DatabaseConfig) -> String {
     config.url.to_string().replace("://…@", "://postgres@")
 }
 
@@ -384,6 +390,10 @@ async fn a_schema_of_the_future_and_a_wrong_address_are_refused_and_left_alone()
     let refused = Database::open(&text).await.expect_err("no database").to_string();
     assert!(refused.contains("notes.txt"), "{refused}");
     assert!(std::fs::read_to_string(&text).expect("still there").starts_with("these are notes"));
+    // /proc takes no file from anybody, like a disk that is read-only.
+    let refused =
+        Database::open(std::path::Path::new("/proc/sluice/sluice.db")).await.expect_err("read-only").to_string();
+    assert!(refused.contains("/proc/sluice"), "{refused}");
     let url = DatabaseUrl::new("postgres://sluice:secret@127.0.0.1:1/none?password=hidden");
     let refused = Database::open_with(&DatabaseConfig { url, ..DatabaseConfig::default() }).await;
     let refused = refused.expect_err("nobody is there").to_string();

@@ -8,7 +8,7 @@ use crate::meaning;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{Extensions, HeaderMap};
+use axum::http::HeaderMap;
 use cache::{CASE_NAMES, Filter, Look};
 use database::DatabaseError;
 use protocol::FieldError;
@@ -17,14 +17,9 @@ use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
 /// What the cache has for a request, and why it would or would not give it; nothing is counted, stored or called.
-pub(super) async fn lookup(
-    State(app): State<App>,
-    extensions: Extensions,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Value>, Error> {
+pub(super) async fn lookup(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let asked = chat::asked_openly(&app, (&extensions, &headers), body, started).await?;
+    let asked = chat::asked_openly(&app, &headers, body, started).await?;
     let exact = app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.fits(entry));
     let found = meaning::find(&app, &asked).await;
     let offer = found.as_ref().ok().and_then(|found| found.offer.as_ref());
@@ -38,7 +33,7 @@ pub(super) async fn lookup(
         "case": found.as_ref().ok().and_then(|found| found.look.as_ref()).map(case),
         "answer": entry.map(|entry| json!({
             "id": entry.id, "model": entry.model, "provider": entry.provider, "tags": entry.tags,
-            "created_ms": entry.created_ms, "expires_ms": entry.expires_ms, "choices": entry.reply.choices,
+            "created_ms": entry.created_ms, "expires_ms": entry.expires_ms,
         })),
     }})))
 }
@@ -111,6 +106,11 @@ pub(super) async fn forget(State(app): State<App>, headers: HeaderMap, body: Bod
     if wanted.all {
         app.cache.begin_epoch(caller.tenant()).await;
         return Ok(Json(json!({"data": {"forgotten": "all", "epoch": app.cache.epoch(caller.tenant())}})));
+    }
+    let hides = caller.account.tenant.terms.models.iter().any(|own| own.hides_source);
+    if hides && wanted.model.is_some() {
+        let problem = "which model answered is not shown here; use `tag`, `older_than_s` or `all`";
+        return Err(FieldError::new("model", problem).into());
     }
     let age_ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
     let filter = Filter {

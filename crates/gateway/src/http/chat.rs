@@ -16,7 +16,7 @@ use crate::served::{Head, Hit, Served};
 use crate::telemetry;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Extensions, HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
@@ -35,27 +35,22 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A longer name of a conversation is not kept.
 const SESSION_BYTES_MAX: usize = 256;
 
-pub(super) async fn complete(
-    State(app): State<App>,
-    extensions: Extensions,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+pub(super) async fn complete(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
     let started = Instant::now();
-    match answer(&app, (&extensions, &headers), body, started).await {
+    match answer(&app, &headers, body, started).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
 }
 
-async fn answer(app: &App, from: (&Extensions, &HeaderMap), body: Body, started: Instant) -> Result<Response, Error> {
+async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Response, Error> {
     let server = &app.config.server;
     let under_way =
         app.pressure.admit(server.requests_max, Duration::from_millis(server.lag_max_ms)).ok_or_else(|| {
             telemetry::shed("pressure");
             Error::Overloaded
         })?;
-    let mut asked = asked(app, from, body, started).await?;
+    let mut asked = asked(app, headers, body, started).await?;
     asked.counted = limits::count(app, &asked).await?;
     let streamed = asked.request.stream;
     let open = if streamed { Some(app.streams.open(app, &asked)?) } else { None };
@@ -83,30 +78,21 @@ async fn answer(app: &App, from: (&Extensions, &HeaderMap), body: Body, started:
 }
 
 /// Finds out who asks what.
-pub(super) async fn asked(
-    app: &App,
-    (extensions, headers): (&Extensions, &HeaderMap),
-    body: Body,
-    started: Instant,
-) -> Result<Asked, Error> {
+pub(super) async fn asked(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Asked, Error> {
     let caller = auth::caller(app, headers).await?;
     let body = read_body(app, headers, body).await?;
     let request = read_request(&body, headers)?;
-    let origin = Origin::of(extensions, headers, &app.config.server.trusted_proxies);
+    let origin = Origin::of(headers);
     resolve::resolve(app, caller, request, origin, started)
 }
 
-/// The same for who wants it explained, which a tenant that hides its sources does not.
-pub(super) async fn asked_openly(
-    app: &App,
-    from: (&Extensions, &HeaderMap),
-    body: Body,
-    started: Instant,
-) -> Result<Asked, Error> {
-    let asked = asked(app, from, body, started).await?;
+/// The same for who wants it explained, which a tenant that hides its sources does not; it counts as a request.
+pub(super) async fn asked_openly(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Asked, Error> {
+    let asked = asked(app, headers, body, started).await?;
     if asked.sold.hides_source {
         return Err(Error::NotFound(format!("what answers `{}` is not shown", asked.sold.name)));
     }
+    limits::count(app, &asked).await?;
     Ok(asked)
 }
 

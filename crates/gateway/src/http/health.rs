@@ -1,10 +1,11 @@
 //! `/health`, `/ready` and `/metrics`: for those who run the gateway.
 
 use crate::app::App;
+use crate::auth;
 use crate::telemetry;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
@@ -40,8 +41,11 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     (status, Json(json!({"status": word, "parts": parts}))).into_response()
 }
 
-/// Prometheus's text format.
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+/// Prometheus's text format, for the operator: labels name tenants, policies and providers.
+pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
+    if let Err(refused) = auth::operator(&app, &headers) {
+        return refused.into_response();
+    }
     let Some(recorder) = telemetry::recorder() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "there is no metrics recorder\n").into_response();
     };

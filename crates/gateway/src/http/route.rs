@@ -7,18 +7,13 @@ use crate::{meaning, relay};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Extensions, HeaderMap};
+use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-pub(super) async fn explain(
-    State(app): State<App>,
-    extensions: Extensions,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Value>, Error> {
+pub(super) async fn explain(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Value>, Error> {
     let started = Instant::now();
-    let asked = chat::asked_openly(&app, (&extensions, &headers), body, started).await?;
+    let asked = chat::asked_openly(&app, &headers, body, started).await?;
     let exact =
         app.cache.exact(&asked.fingerprint, Duration::ZERO).filter(|entry| asked.reads_cache() && asked.fits(entry));
     let found = meaning::find(&app, &asked).await;

@@ -4,6 +4,7 @@ use crate::asked::Asked;
 use crate::served::{Head, Hit, Served};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 /// Takes thoughts out that the client does not want to see; they were paid for all the same.
 pub(super) fn hide_thoughts(body: &mut Map<String, Value>, asked: &Asked, part: &str) {
@@ -22,9 +23,8 @@ pub(super) fn hide_thoughts(body: &mut Map<String, Value>, asked: &Asked, part: 
 pub(super) fn stamp(body: &mut Map<String, Value>, asked: &Asked, head: &Head, created: u64) {
     body.insert("id".to_owned(), json!(asked.id));
     if asked.sold.hides_source {
+        keep_known(body);
         body.insert("model".to_owned(), json!(asked.sold.name));
-        body.shift_remove("provider");
-        body.shift_remove("system_fingerprint");
     } else {
         body.insert("model".to_owned(), json!(head.model));
         body.insert("provider".to_owned(), json!(head.provider));
@@ -38,10 +38,34 @@ pub(super) fn stamp(body: &mut Map<String, Value>, asked: &Asked, head: &Head, c
     }
 }
 
+/// Leaves only what every provider's answer has: nothing that would tell whose it is.
+fn keep_known(body: &mut Map<String, Value>) {
+    const ANSWER: [&str; 5] = ["id", "object", "created", "choices", "usage"];
+    const CHOICE: [&str; 5] = ["index", "message", "delta", "finish_reason", "logprobs"];
+    const MESSAGE: [&str; 6] = ["role", "content", "refusal", "reasoning", "tool_calls", "annotations"];
+    body.retain(|name, _| ANSWER.contains(&name.as_str()));
+    for choice in body.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Value::Object(choice) = choice else { continue };
+        choice.retain(|name, _| CHOICE.contains(&name.as_str()));
+        for part in ["message", "delta"] {
+            let Some(Value::Object(message)) = choice.get_mut(part) else { continue };
+            message.retain(|name, _| MESSAGE.contains(&name.as_str()));
+            for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+                // Its id comes back with the tool's answer, so it only has to stay the same.
+                if let Some(id) = call["id"].as_str().filter(|id| !id.is_empty()) {
+                    let digest = Sha256::digest(id.as_bytes());
+                    let name: String = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+                    call["id"] = json!(format!("call_{name}"));
+                }
+            }
+        }
+    }
+}
+
 /// The provider's usage with what it cost.
 pub(super) fn usage(served: &Served, asked: &Asked) -> Value {
     let mut usage = served.usage.to_openai();
-    if let Some(Value::Object(stated)) = &served.reply.usage {
+    if let Some(Value::Object(stated)) = served.reply.usage.as_ref().filter(|_| !asked.sold.hides_source) {
         usage.extend(stated.clone());
     }
     usage.insert("cost".to_owned(), json!(served.cost.as_usd()));

@@ -59,6 +59,9 @@ async fn paid(app: &App, checkout: &Value) -> Result<&'static str, Error> {
         return Ok("nothing: it is not paid yet");
     }
     let credits = app.config.credits.credits_for(in_dollars(checkout, "amount_total")?);
+    if credits == NanoUsd::ZERO {
+        return Err(FieldError::new("data.object.amount_total", "buys nothing: the fee is more; pay it back").into());
+    }
     let named = [&checkout["client_reference_id"], &checkout["metadata"]["workspace_id"]];
     let tenant = named.into_iter().filter_map(Value::as_str).find(|name| !name.is_empty()).ok_or_else(|| {
         let problem = "missing; name the workspace when the checkout is made";
@@ -78,14 +81,17 @@ async fn paid_back(app: &App, refund: &Value) -> Result<&'static str, Error> {
         return Ok("nothing: it is not paid back yet");
     }
     let payment = text(refund, "payment_intent");
-    let Some(tenant) = app.ledger.paid_by(&payment).await.map_err(unreadable)? else {
+    let Some(lot) = app.ledger.paid_by(&payment).await.map_err(unreadable)? else {
         return Ok("nothing: it is of no payment that was booked");
     };
-    let credits = app.config.credits.credits_for(in_dollars(refund, "amount")?);
+    let back = in_dollars(refund, "amount")?;
+    // As much of the credits as of the money that bought them, fee included.
+    let share = i128::from(back.0) * i128::from(lot.nano) / i128::from((lot.nano + lot.fee_nano).max(1));
+    let credits = NanoUsd(i64::try_from(share).unwrap_or(i64::MAX));
     let id = identified(text(refund, "id"))?;
     // Whoever paid it back has decided that it is not too late.
     let terms = CreditTerms { refund_hours: Some(u32::MAX), ..app.config.credits.clone() };
-    let back = app.ledger.refund(&terms, (&tenant, &payment), &id, Some(credits)).await.map_err(refused)?;
+    let back = app.ledger.refund(&terms, (&lot.tenant_id, &payment), &id, Some(credits)).await.map_err(refused)?;
     Ok(if back > NanoUsd::ZERO { "refund" } else { "nothing: it was booked before" })
 }
 
