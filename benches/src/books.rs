@@ -109,8 +109,9 @@ async fn fill(database: &Database, count: usize) -> Vec<String> {
     let now = database.now_ms().await.expect("a time");
     let mut ids = Vec::with_capacity(count);
     while ids.len() < count {
-        let batch: Vec<Settled> = (0..BATCH.min(count - ids.len()))
-            .map(|_| Settled { generation: generation(&mut random, now), drawn: Vec::new() })
+        let created_ms = |at: usize| now - 30 * DAY_MS + 30 * DAY_MS * at as i64 / count as i64;
+        let batch: Vec<Settled> = (ids.len()..count.min(ids.len() + BATCH))
+            .map(|at| Settled { generation: generation(&mut random, created_ms(at)), drawn: Vec::new() })
             .collect();
         ids.extend(batch.iter().map(|settled| settled.generation.id.clone()));
         database.commit(replica, &[], &batch).await.expect("settled");
@@ -120,7 +121,7 @@ async fn fill(database: &Database, count: usize) -> Vec<String> {
 }
 
 /// A record as long as real ones are.
-fn generation(random: &mut StdRng, now: i64) -> Generation {
+fn generation(random: &mut StdRng, created_ms: i64) -> Generation {
     let model = format!("author/model-{}", random.random_range(0..12));
     let provider = format!("provider-{}", random.random_range(0..2));
     let is_hit = random.random_bool(0.3);
@@ -128,10 +129,10 @@ fn generation(random: &mut StdRng, now: i64) -> Generation {
     let endpoint = format!("{model}@{provider}");
     let attempts = format!(r#"[{{"endpoint":"{endpoint}","outcome":"served","ms":812,"status":200}}]"#);
     Generation {
-        id: format!("gen-{:032x}", random.random::<u128>()),
+        id: format!("gen-{created_ms:x}-{:016x}", random.random::<u64>()),
         tenant_id: "default".to_owned(),
         key_hash: format!("{:064x}", random.random_range(0..8)),
-        created_ms: now - random.random_range(0..30 * DAY_MS),
+        created_ms,
         state: "served".to_owned(),
         model_asked: "auto".to_owned(),
         endpoint,

@@ -4,7 +4,7 @@ use crate::asked::{Asked, Purpose};
 use crate::served::Served;
 use crate::telemetry;
 use database::{Content, ContentFile, DatabaseConfig, DatabaseError, Score};
-use ledger::now_ms;
+use ledger::{DAY_MS, now_ms};
 use protocol::DataCollection;
 use serde::Deserialize;
 use std::time::Duration;
@@ -35,7 +35,6 @@ const CONTENT_BYTES_MAX: usize = 256 * 1024;
 const QUEUE_MAX: usize = 256;
 const BATCH_MAX: usize = 128;
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
-const DAY_MS: i64 = 86_400_000;
 
 /// Who says how good an answer was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

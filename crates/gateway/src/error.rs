@@ -72,6 +72,12 @@ pub(crate) struct Rendered {
 }
 
 impl Error {
+    /// A store that did not answer: the cause is for the log, not for clients.
+    pub(crate) fn unreadable(cause: database::DatabaseError) -> Self {
+        tracing::error!(%cause, "a store could not be used");
+        Self::Unavailable
+    }
+
     pub(crate) fn render(&self) -> Rendered {
         let (status, error_type, message) = self.summary();
         let (mut metadata, mut retry_after_s) = (Vec::new(), None);

@@ -24,7 +24,7 @@ use crate::{grants, origin};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -32,6 +32,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use protocol::FieldError;
 use serde::de::DeserializeOwned;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -76,10 +77,21 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .layer(middleware::from_fn_with_state(live.clone(), permit_address))
+        .layer(middleware::from_fn_with_state(live.clone(), close_when_stopping))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(live)
+}
+
+/// Before the gateway stops, clients are told to ask the next one over another connection: one that is closed while a request is
+/// on its way on it fails that request.
+async fn close_when_stopping(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if app.stopping.load(Ordering::Acquire) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Refuses a key that may not be used from where the request comes from, whatever it asks for. Who the key is, and what it

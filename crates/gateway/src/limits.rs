@@ -1,7 +1,7 @@
 //! How often a key may ask, and how many streams it may have open.
 
 use crate::app::App;
-use crate::asked::Asked;
+use crate::asked::{Asked, Named};
 use crate::error::Error;
 use ledger::{DAY_MS, Estimate, Left, MINUTE_MS, Rate};
 use serde::Deserialize;
@@ -41,7 +41,8 @@ pub(crate) struct Counted {
 }
 
 /// Counts a request towards every limit of its key, unless one of them is used up.
-pub(crate) async fn count(app: &App, asked: &Asked) -> Result<Counted, Error> {
+pub(crate) async fn count(app: &App, asked: &mut Asked) -> Result<Counted, Error> {
+    count_free(app, asked).await?;
     let account = &asked.caller.account;
     let rules = &account.rules;
     let minute = |id: String, rule, limit: u64| Rate { id, rule, limit, window_ms: MINUTE_MS };
@@ -54,9 +55,6 @@ pub(crate) async fn count(app: &App, asked: &Asked) -> Result<Counted, Error> {
         let id = format!("user:{}/{user}", account.hash);
         app.ledger.count(&minute(id, "rules.user_requests_per_minute", u64::from(limit)), 1).await?;
     }
-    if asked.models.iter().any(|named| named.suffixes.free || named.id.ends_with(":free")) {
-        count_free(app, asked).await?;
-    }
     if let Some(limit) = rules.tokens_per_minute {
         let rate = minute(format!("tokens:{}", account.hash), "rules.tokens_per_minute", limit);
         let estimated = protocol::Usage::estimate(asked.request.prompt_bytes(), 0).input_tokens;
@@ -67,8 +65,22 @@ pub(crate) async fn count(app: &App, asked: &Asked) -> Result<Counted, Error> {
     Ok(counted)
 }
 
-/// Free models are what a tenant gets for nothing, so the tenant is limited, however many keys it has.
-async fn count_free(app: &App, asked: &Asked) -> Result<(), Error> {
+/// Free models are what a tenant gets for nothing, so the tenant is limited, however many keys it has. Where its limit is used up,
+/// others that were asked for too answer alone.
+async fn count_free(app: &App, asked: &mut Asked) -> Result<(), Error> {
+    let is_free = |named: &Named| named.suffixes.free || named.id.ends_with(":free");
+    if !asked.models.iter().any(is_free) {
+        return Ok(());
+    }
+    let counted = count_tenant(app, asked).await;
+    if counted.is_err() && !asked.models.iter().all(is_free) {
+        asked.models.retain(|named| !is_free(named));
+        return Ok(());
+    }
+    counted
+}
+
+async fn count_tenant(app: &App, asked: &Asked) -> Result<(), Error> {
     let config = &app.config.limits;
     let has_credits = asked.caller.credits().is_some_and(|credits| credits.as_usd() >= config.free_credits_usd);
     let per_day = if has_credits { config.free_requests_per_day_with_credits } else { config.free_requests_per_day };

@@ -48,6 +48,8 @@ struct Progress {
     /// Text that arrived, for estimating the usage of a cut stream.
     text_chars: usize,
     usage: Option<Usage>,
+    /// It answered, and the disk did not take the reservation: nobody gets the answer.
+    is_withheld: bool,
 }
 
 impl Progress {
@@ -279,6 +281,7 @@ async fn first_success(
         let attempts = progress.attempts.list().len();
         Error::Upstream { failure, attempts }
     })?;
+    progress.is_withheld = durable.is_err();
     durable.map_err(storage)?;
     Ok((success, called.elapsed()))
 }
@@ -418,6 +421,9 @@ fn settle_unserved(mut settlement: Settlement, asked: &Asked, progress: &Progres
         }
         (None, None) => None,
     };
+    if progress.is_withheld {
+        bill.charged = NanoUsd::ZERO;
+    }
     let generation = &mut settlement.generation;
     if let Some((endpoint, usage)) = begun {
         generation.input_tokens = usage.input_tokens as i64;

@@ -1,10 +1,9 @@
 //! What comparisons may cost on a day, and how many run at once.
 
 use catalog::NanoUsd;
-use ledger::now_ms;
+use ledger::{DAY_MS, now_ms};
 use std::sync::{Arc, Mutex, PoisonError};
 
-const DAY_MS: i64 = 86_400_000;
 /// Comparisons under way at once, whatever they cost.
 const UNDER_WAY_MAX: usize = 16;
 

@@ -30,7 +30,9 @@ async fn stopping_is_said_at_once_and_cuts_no_stream_within_the_grace_time() {
         assert!(told.elapsed() < Duration::from_millis(300), "it goes on saying that it is ready");
     }
     let late = client.post(&chat).bearer_auth(&stack.key).body(question("acme/good", "late").to_string());
-    assert_eq!(late.send().await.expect("still listening").status(), 200, "load balancers need time to notice");
+    let late = late.send().await.expect("still listening");
+    assert_eq!(late.status(), 200, "load balancers need time to notice");
+    assert_eq!(late.headers()["connection"], "close", "and clients to go elsewhere");
     let short = short.await.expect("no panic");
     assert!(short.ends_with("data: [DONE]\n\n"), "within the grace time nothing is cut: {short}");
     let long = long.await.expect("no panic");

@@ -3,7 +3,6 @@
 use crate::app::App;
 use crate::auth::{self, Rank};
 use crate::error::Error;
-use crate::http::keys::unreadable;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -71,7 +70,7 @@ pub(super) async fn activity(
     let all = is_operator && wanted.workspace_id.is_none();
     let tenant = (!all).then_some(manager.tenant.as_str());
     let filter = UsageFilter { tenant_id: tenant, key_hash: wanted.api_key_hash.as_deref(), days };
-    let rows = app.ledger.usage(filter, &split).await.map_err(unreadable)?;
+    let rows = app.ledger.usage(filter, &split).await.map_err(Error::unreadable)?;
     let rows: Vec<Value> = rows.iter().map(|row| activity_row(row, &groups, is_operator)).collect();
     Ok(Json(json!({ "data": rows })))
 }
@@ -226,7 +225,7 @@ async fn whose(app: &App, headers: &HeaderMap) -> Result<Option<String>, Error> 
 
 async fn usage(app: &App, tenant: Option<&str>, days: (i64, i64), by: SplitBy) -> Result<Vec<UsageRow>, Error> {
     let filter = UsageFilter { tenant_id: tenant, key_hash: None, days };
-    app.ledger.usage(filter, &[by, SplitBy::SoldAs]).await.map_err(unreadable)
+    app.ledger.usage(filter, &[by, SplitBy::SoldAs]).await.map_err(Error::unreadable)
 }
 
 fn tokens(row: &UsageRow) -> i64 {

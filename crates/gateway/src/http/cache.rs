@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use cache::{CASE_NAMES, Filter, Look};
-use database::DatabaseError;
 use protocol::FieldError;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -55,7 +54,7 @@ fn case(look: &Look) -> Value {
 pub(super) async fn stats(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, Error> {
     let caller = auth::holder(&app, &headers).await?;
     let tenant = caller.tenant();
-    let answers = app.cache.count(tenant).await.map_err(unreadable)?;
+    let answers = app.cache.count(tenant).await.map_err(Error::unreadable)?;
     let config = app.cache.config();
     let estimates = app.cache.semantic().map(cache::Semantic::estimates).unwrap_or_default();
     let own = estimates.into_iter().filter(|(owner, _)| owner.tenant == tenant);
@@ -119,7 +118,7 @@ pub(super) async fn forget(State(app): State<App>, headers: HeaderMap, body: Bod
         model: wanted.model,
         before_ms: wanted.older_than_s.map(|seconds| ledger::now_ms().saturating_sub(age_ms(seconds))),
     };
-    let ids = app.cache.forget(caller.tenant(), &filter).await.map_err(unreadable)?;
+    let ids = app.cache.forget(caller.tenant(), &filter).await.map_err(Error::unreadable)?;
     Ok(Json(json!({"data": {"forgotten": ids.len()}})))
 }
 
@@ -130,16 +129,11 @@ pub(super) async fn forget_one(
 ) -> Result<Json<Value>, Error> {
     let caller = auth::holder(&app, &headers).await?;
     let filter = Filter { id: Some(id.clone()), ..Filter::default() };
-    let ids = app.cache.forget(caller.tenant(), &filter).await.map_err(unreadable)?;
+    let ids = app.cache.forget(caller.tenant(), &filter).await.map_err(Error::unreadable)?;
     if ids.is_empty() {
         return Err(Error::NotFound(format!(
             "no stored answer `{id}`; x-sluice-cache-id names the one that was given"
         )));
     }
     Ok(Json(json!({"data": {"forgotten": ids.len()}})))
-}
-
-fn unreadable(error: DatabaseError) -> Error {
-    tracing::error!(%error, "the cache file could not be read");
-    Error::Unavailable
 }

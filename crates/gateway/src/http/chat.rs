@@ -51,7 +51,7 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) ->
             Error::Overloaded
         })?;
     let mut asked = asked(app, headers, body, started).await?;
-    asked.counted = limits::count(app, &asked).await?;
+    asked.counted = limits::count(app, &mut asked).await?;
     let streamed = asked.request.stream;
     let open = if streamed { Some(app.streams.open(app, &asked)?) } else { None };
     let (asked, delivery) = pipeline::run(app, asked).await?;
@@ -88,11 +88,11 @@ pub(super) async fn asked(app: &App, headers: &HeaderMap, body: Body, started: I
 
 /// The same for who wants it explained, which a tenant that hides its sources does not; it counts as a request.
 pub(super) async fn asked_openly(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Asked, Error> {
-    let asked = asked(app, headers, body, started).await?;
+    let mut asked = asked(app, headers, body, started).await?;
     if asked.sold.hides_source {
         return Err(Error::NotFound(format!("what answers `{}` is not shown", asked.sold.name)));
     }
-    limits::count(app, &asked).await?;
+    limits::count(app, &mut asked).await?;
     Ok(asked)
 }
 

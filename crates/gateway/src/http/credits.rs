@@ -27,7 +27,7 @@ pub(super) async fn standing(
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Value>, Error> {
     let manager = auth::manager(&app, &headers, wanted.workspace_id.as_deref()).await?;
-    let standing = app.ledger.standing(&manager.tenant).await.map_err(keys::unreadable)?;
+    let standing = app.ledger.standing(&manager.tenant).await.map_err(Error::unreadable)?;
     Ok(Json(json!({"data": {"total_credits": standing.credits.as_usd(), "total_usage": standing.used.as_usd()}})))
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn top_up(
     };
     let is_new = app.ledger.top_up(&app.config.credits, &payment).await.map_err(refused)?;
     let fee = if payment.is_paid { app.config.credits.fee(credits) } else { NanoUsd::ZERO };
-    let standing = app.ledger.standing(&payment.tenant).await.map_err(keys::unreadable)?;
+    let standing = app.ledger.standing(&payment.tenant).await.map_err(Error::unreadable)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let data = json!({
         "id": payment.id, "workspace_id": payment.tenant, "usd": credits.as_usd(), "fee_usd": fee.as_usd(),

@@ -3,7 +3,6 @@
 use crate::app::App;
 use crate::auth;
 use crate::error::Error;
-use crate::http::keys::unreadable;
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -31,10 +30,10 @@ pub(super) async fn erase(
         return Err(FieldError::new("user", "missing; name the end user as its requests do in `user`").into());
     }
     let contents = match &app.contents {
-        Some(contents) => contents.erase_user(&manager.tenant, &wanted.user).await.map_err(unreadable)?,
+        Some(contents) => contents.erase_user(&manager.tenant, &wanted.user).await.map_err(Error::unreadable)?,
         None => 0,
     };
-    let requests = app.ledger.erase_user(&manager.tenant, &wanted.user).await.map_err(unreadable)?;
-    app.cache.erase(&manager.tenant, &requests).await.map_err(unreadable)?;
+    let requests = app.ledger.erase_user(&manager.tenant, &wanted.user).await.map_err(Error::unreadable)?;
+    app.cache.erase(&manager.tenant, &requests).await.map_err(Error::unreadable)?;
     Ok(Json(json!({"data": {"requests": requests.len(), "contents": contents}})))
 }

@@ -122,7 +122,7 @@ fn in_range(field: &str, score: f64) -> Result<f64, FieldError> {
 }
 
 async fn find(app: &App, tenant: &str, id: &str) -> Result<Option<Generation>, Error> {
-    app.ledger.generation(tenant, id).await.map_err(unreadable)
+    app.ledger.generation(tenant, id).await.map_err(Error::unreadable)
 }
 
 fn no_such(id: &str) -> Error {
@@ -166,13 +166,8 @@ async fn teach_cache(app: &App, generation: &Generation, is_right: bool) -> Resu
         (false, true) => "none: no stored answer was given by meaning",
         (false, false) => {
             let filter = Filter { id: Some(given(generation).to_owned()), ..Filter::default() };
-            let forgotten = app.cache.forget(tenant, &filter).await.map_err(unreadable)?;
+            let forgotten = app.cache.forget(tenant, &filter).await.map_err(Error::unreadable)?;
             if forgotten.is_empty() { "none: the answer is not stored" } else { "forgotten" }
         }
     })
-}
-
-fn unreadable(error: database::DatabaseError) -> Error {
-    tracing::error!(%error, "feedback could not be stored");
-    Error::Unavailable
 }

@@ -29,7 +29,7 @@ pub(super) async fn get(
     if wanted.id.is_empty() {
         return Err(FieldError::new("id", "missing; ask for /generation?id=gen-…").into());
     }
-    let found = app.ledger.generation(caller.tenant(), &wanted.id).await.map_err(unreadable)?;
+    let found = app.ledger.generation(caller.tenant(), &wanted.id).await.map_err(Error::unreadable)?;
     let generation = found.ok_or_else(|| Error::NotFound(format!("no generation `{}`", wanted.id)))?;
     Ok(Json(json!({ "data": row(&generation) })))
 }
@@ -45,18 +45,13 @@ pub(super) async fn content(
         return Err(FieldError::new("id", "missing; ask for /generation/content?id=gen-…").into());
     }
     let contents = app.contents.as_ref().ok_or(Error::Unavailable)?;
-    let found = contents.find(caller.tenant(), &wanted.id).await.map_err(unreadable)?;
+    let found = contents.find(caller.tenant(), &wanted.id).await.map_err(Error::unreadable)?;
     let content = found.ok_or_else(|| {
         Error::NotFound(format!("nothing is kept of `{}`; [content] names the tenants of whom it is", wanted.id))
     })?;
     let messages: Value = serde_json::from_str(&content.messages).unwrap_or_default();
     let output = json!({"completion": content.answer, "reasoning": null});
     Ok(Json(json!({"data": {"input": {"messages": messages}, "output": output, "error": null}})))
-}
-
-fn unreadable(error: database::DatabaseError) -> Error {
-    tracing::error!(%error, "a generation could not be read");
-    Error::Unavailable
 }
 
 /// Who is behind a model whose source its tenant hides is not shown.

@@ -116,7 +116,7 @@ pub(super) async fn list(
     Query(listed): Query<Listed>,
 ) -> Result<Json<Value>, Error> {
     let manager = auth::manager(&app, &headers, listed.workspace_id.as_deref()).await?;
-    let keys = app.ledger.keys(&manager.tenant).await.map_err(unreadable)?;
+    let keys = app.ledger.keys(&manager.tenant).await.map_err(Error::unreadable)?;
     let shown = keys.iter().filter(|key| listed.include_disabled || !key.row.disabled);
     let rows: Vec<Value> = shown.skip(listed.offset).take(LISTED_MAX).map(row).collect();
     Ok(Json(json!({ "data": rows })))
@@ -182,7 +182,7 @@ pub(super) async fn delete(
 /// The key that asks, whatever its role.
 pub(super) async fn current(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, Error> {
     let holder = auth::holder(&app, &headers).await?;
-    let key = app.ledger.key(None, &holder.account.hash).await.map_err(unreadable)?;
+    let key = app.ledger.key(None, &holder.account.hash).await.map_err(Error::unreadable)?;
     let key = key.ok_or(Error::Unauthenticated("this key was deleted"))?;
     let is_manager = holder.account.role == Role::Manager;
     let mut row = row(&key);
@@ -197,7 +197,7 @@ pub(super) async fn current(State(app): State<App>, headers: HeaderMap) -> Resul
 async fn managed(app: &App, headers: &HeaderMap, hash: &str) -> Result<Key, Error> {
     let manager = auth::manager(app, headers, None).await?;
     let tenant = (manager.rank == Rank::Manager).then_some(manager.tenant.as_str());
-    let key = app.ledger.key(tenant, hash).await.map_err(unreadable)?;
+    let key = app.ledger.key(tenant, hash).await.map_err(Error::unreadable)?;
     key.ok_or_else(|| Error::NotFound(format!("no key `{hash}`")))
 }
 
@@ -273,11 +273,6 @@ fn row(key: &Key) -> Value {
         "priority": key.row.priority,
         "rules": key.rules,
     })
-}
-
-pub(super) fn unreadable(cause: database::DatabaseError) -> Error {
-    tracing::error!(%cause, "the ledger could not be read");
-    Error::Unavailable
 }
 
 pub(super) fn refused(error: LedgerError) -> Error {

@@ -3,7 +3,6 @@
 use crate::app::App;
 use crate::error::Error;
 use crate::http::credits::{identified, refused};
-use crate::http::keys::unreadable;
 use crate::http::read_body;
 use axum::Json;
 use axum::body::Body;
@@ -81,7 +80,7 @@ async fn paid_back(app: &App, refund: &Value) -> Result<&'static str, Error> {
         return Ok("nothing: it is not paid back yet");
     }
     let payment = text(refund, "payment_intent");
-    let Some(lot) = app.ledger.paid_by(&payment).await.map_err(unreadable)? else {
+    let Some(lot) = app.ledger.paid_by(&payment).await.map_err(Error::unreadable)? else {
         return Ok("nothing: it is of no payment that was booked");
     };
     let back = in_dollars(refund, "amount")?;

@@ -89,7 +89,7 @@ pub(super) async fn create(
 
 pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, Error> {
     auth::operator(&app, &headers)?;
-    let tenants = app.ledger.tenants().await.map_err(keys::unreadable)?;
+    let tenants = app.ledger.tenants().await.map_err(Error::unreadable)?;
     let rows: Vec<Value> = tenants.iter().map(row).collect();
     Ok(Json(json!({ "data": rows })))
 }
@@ -136,7 +136,7 @@ pub(super) async fn change(
 }
 
 async fn find(app: &App, id: &str) -> Result<TenantAccount, Error> {
-    let found = app.ledger.tenant(id).await.map_err(keys::unreadable)?;
+    let found = app.ledger.tenant(id).await.map_err(Error::unreadable)?;
     found.ok_or_else(|| Error::NotFound(format!("no tenant `{id}`")))
 }
 
