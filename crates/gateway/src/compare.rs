@@ -92,6 +92,10 @@ fn bound(app: &App, asked: &Asked, route: &Route, models: &[String]) -> Option<N
     let Some(judge) = &app.config.shadow.judge else { return Some(asked_again) };
     let policy = asked.policy.as_ref()?;
     let judge = app.config.catalog.resolve(judge).ok()?.model;
+    let rules_of_key = &asked.caller.account.rules;
+    if !rules_of_key.allow_model(&judge.id) || !rules_of_key.allow_policy(None) {
+        return None;
+    }
     // What a rule keeps from an endpoint is kept from the judge, too.
     if !judge.endpoints.iter().all(|endpoint| permits(&policy.rules, &asked.applied, endpoint)) {
         return None;

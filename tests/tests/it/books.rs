@@ -2,10 +2,18 @@
 //! stores. Whatever happens, all books agree and no budget is exceeded.
 
 use crate::stores::{Store, add_key, generation, reservation, stores, tenant_limits};
-use database::{CreditRow, Database, Drawn, Settled, TenantLimits, Transfer, WantedLease, Withdrawal, budget_id};
+use catalog::NanoUsd;
+use database::{
+    CreditRow, Database, Drawn, Generation, Settled, TenantLimits, Transfer, WantedLease, Withdrawal, budget_id,
+};
+use ledger::{Account, Bill, Journal, Ledger, Limits, Replica, Settlement, WantedKey, Writer};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// A gateway as the store sees it: what it has leased of each budget and not reserved, and what is under way.
 #[derive(Default)]
@@ -209,5 +217,93 @@ async fn whatever_happens_the_books_agree() {
             );
             assert!(charged.0 > 10 && charged.1 > 0, "something happened: {charged:?} {done:?}");
         }
+    }
+}
+
+const LIMIT: NanoUsd = NanoUsd(200_000);
+
+/// A gateway's own ledger on a store; the task ends when everything is stored.
+async fn open_ledger(database: &Database, folder: &Path, at: usize) -> (Ledger, JoinHandle<()>) {
+    let replica = Replica::join(database.clone(), None).await.expect("a gateway");
+    let journal = Journal::open(&folder.join(format!("{at}.jsonl")), false).expect("files");
+    let (writer, writing) = Writer::start(Arc::clone(&replica), journal, NanoUsd::ZERO);
+    let (ledger, _) = Ledger::open(replica, writer, Some("sk-operator")).await.expect("a ledger");
+    (ledger, writing)
+}
+
+/// One request of random size, which ends as requests do: served, given up by its client at any moment, or in a panic.
+async fn ask(ledger: Ledger, account: Arc<Account>, id: String) {
+    let (wanted, end) = {
+        let mut random = rand::rng();
+        (random.random_range(1..3_000), random.random_range(0..10))
+    };
+    let record = Generation {
+        id,
+        tenant_id: "acme".into(),
+        key_hash: account.hash.clone(),
+        created_ms: ledger::now_ms(),
+        state: "served".into(),
+        ..generation("", 0)
+    };
+    let record = Generation { end_user: String::new(), upstream_nano: 0, charged_nano: 0, ..record };
+    let mut settlement = Settlement::admit(&ledger, account, false, record).expect("a slot");
+    let needed = NanoUsd(wanted / 2);
+    let reserving = settlement.reserve(NanoUsd(wanted), needed);
+    let held = if end == 0 {
+        tokio::select! { biased; held = reserving => held, () = tokio::task::yield_now() => return } // the client leaves
+    } else {
+        reserving.await
+    };
+    let Ok(held) = held else {
+        settlement.finish(Bill::default());
+        return;
+    };
+    settlement.record_reservation(&ledger).await.expect("written down");
+    let charged = NanoUsd(rand::rng().random_range(0..=held.0));
+    match end {
+        1 => drop(settlement), // as by a panic: settled at what was set aside
+        _ => drop(settlement.finish(Bill { upstream: charged, charged })),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_itself_keeps_its_budgets_and_its_books() {
+    for Store { name, database, .. } in stores().await {
+        let folder = tempfile::tempdir().expect("a folder");
+        let limits = Limits { hard: Some(LIMIT), ..Limits::default() };
+        let wanted = WantedKey { tenant: "acme".into(), name: "own".into(), limits, ..WantedKey::default() };
+        let made = ledger::make_key(&database, wanted).await.expect("a key");
+        let gateways = if database.is_shared() { 2 } else { 1 };
+        let (mut ledgers, mut endings) = (Vec::new(), Vec::new());
+        for at in 0..gateways {
+            let (ledger, writing) = open_ledger(&database, folder.path(), at).await;
+            ledgers.push(ledger);
+            endings.push(writing);
+        }
+        let mut requests = tokio::task::JoinSet::new();
+        for at in 0..400 {
+            let ledger = ledgers[at % gateways].clone();
+            let account = ledger.authenticate(&made.token).await.expect("a caller").account;
+            requests.spawn(ask(ledger, account, format!("gen-{at}")));
+        }
+        while let Some(done) = requests.join_next().await {
+            done.expect("no panic");
+        }
+        drop(ledgers);
+        for ending in endings {
+            tokio::time::timeout(Duration::from_secs(20), ending).await.expect("it ends").expect("no panic");
+        }
+        let hash = &made.key.row.hash;
+        let (count, charged) = database.charged_to_key(hash).await.expect("sums");
+        let id = budget_id("key", hash);
+        let budget = database.budget(&id).await.expect("a query").expect("the budget");
+        assert_eq!(count, 400, "{name}: each request ends in one record");
+        assert!(charged <= LIMIT.0 && charged > LIMIT.0 / 2, "{name}: {charged} of {LIMIT:?}");
+        assert_eq!((budget.spent_nano, database.leased(&id).await.expect("a sum")), (charged, 0), "{name}");
+        assert_eq!(database.key(hash).await.expect("a query").expect("it").usage_nano, charged, "{name}");
+        assert_eq!(database.open_reservations().await.expect("a count"), 0, "{name}");
+        let balances = database.balances().await.expect("balances");
+        let revenue = balances.iter().find(|balance| balance.account == "revenue").map(|balance| balance.nano);
+        assert_eq!((revenue, balances.iter().map(|balance| balance.nano).sum::<i64>()), (Some(charged), 0), "{name}");
     }
 }
