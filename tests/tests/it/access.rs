@@ -3,6 +3,7 @@
 use crate::stack::{ADMIN, Answered, Stack, endpoints, question, streamed};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tests::eventually;
 
 async fn stack() -> Stack {
     Stack::start(&(endpoints("acme/paid", &["sim/small"]) + &endpoints("acme/other", &["sim/large"]))).await
@@ -224,7 +225,7 @@ async fn a_key_has_no_more_streams_open_than_it_may() {
     stack.simulator.hold();
     let open = stack.post_as(&key, "/v1/chat/completions", &streamed(fresh("acme/paid", "one")));
     let open = tokio::spawn(async move { open.send().await.expect("an answer").text().await.expect("a body") });
-    crate::stack::eventually("the first is open", || stack.simulator.arrived() == 1).await;
+    eventually("the first is open", async || stack.simulator.arrived() == 1).await;
     let second = stack.ask(&key, &streamed(fresh("acme/paid", "two"))).await;
     assert_eq!(second.status, 429, "{}", second.text);
     assert_eq!(second.json()["error"]["metadata"]["limit"], "rules.streams_max");

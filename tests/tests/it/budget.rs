@@ -1,11 +1,12 @@
 //! Money: limits hold under concurrency, short budgets shorten answers, and a crash loses nothing.
 
-use crate::stack::{Stack, endpoints, eventually, eventually_settled, question};
+use crate::stack::{Stack, endpoints, eventually_settled, question};
 use catalog::NanoUsd;
 use database::{Database, Reservation};
 use ledger::{Journal, Ledger, Replica, Writer, now_ms};
 use serde_json::json;
 use std::sync::Arc;
+use tests::eventually;
 
 /// One dollar a million tokens, 500 output tokens reserved: the bound of a request is its input plus 500 tokens.
 async fn stack(upstream: &str) -> Stack {
@@ -42,7 +43,7 @@ async fn a_key_limited_to_100_reservations_lets_exactly_100_of_200_pass() {
         assert_eq!(status, 402, "{body}");
         refused += 1;
     }
-    eventually("100 arrive upstream", || stack.simulator.arrived() - before == 100).await;
+    eventually("100 arrive upstream", async || stack.simulator.arrived() - before == 100).await;
     stack.simulator.release();
     let mut charged = 0;
     while let Some(done) = waiting.join_next().await {

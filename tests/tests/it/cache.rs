@@ -1,7 +1,8 @@
 //! The cache over HTTP: exact and similar hits, their isolation, single flight, and life across a restart.
 
-use crate::stack::{Stack, endpoints, eventually, question, streamed};
+use crate::stack::{Stack, endpoints, question, streamed};
 use serde_json::{Value, json};
+use tests::eventually;
 
 async fn stack() -> Stack {
     Stack::start(&(endpoints("acme/good", &["sim/small"]) + &endpoints("acme/other", &["sim/large"]))).await
@@ -141,12 +142,12 @@ async fn identical_concurrent_misses_make_one_upstream_call() {
             (cache, response.text().await.expect("a body"))
         });
     }
-    eventually("the leader arrives", || stack.simulator.arrived() == 1).await;
+    eventually("the leader arrives", async || stack.simulator.arrived() == 1).await;
     // Requests sent after the 64, so that these have reached the gateway when those have reached the provider.
     for at in 0..5 {
         let later = stack.post_as(&stack.key, "/v1/chat/completions", &question("acme/good", &format!("later {at}")));
         tokio::spawn(later.send());
-        eventually("a later request arrives", || stack.simulator.arrived() == 2 + at).await;
+        eventually("a later request arrives", async || stack.simulator.arrived() == 2 + at).await;
     }
     stack.simulator.release();
     let mut counts = std::collections::BTreeMap::new();

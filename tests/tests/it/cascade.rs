@@ -1,10 +1,11 @@
 //! Cascades: what is tried on a cheaper model first, checked before anybody sees it, and what that costs.
 
-use crate::stack::{Stack, endpoints, eventually, question, streamed};
+use crate::stack::{Stack, endpoints, question, streamed};
 use protocol::Reply;
 use router::{Check, Schema};
 use serde_json::{Value, json};
 use simulator::{Answers, KnownAnswer, Row, SimulatedModel, Simulator};
+use tests::eventually;
 use tokio::net::TcpListener;
 
 const APPLES: &str = "I had 3 apples, ate 1 and bought 5. How many are there?";
@@ -159,7 +160,7 @@ async fn checks_that_let_too_many_wrong_answers_pass_are_not_trusted_any_more() 
         served.push(stack.chat(&body).await.header("x-sluice-model").to_owned());
         // Each is compared with the baseline before the next is asked.
         let asked = || stack.simulator.counters().by_model.get("sim/large").copied().unwrap_or(0);
-        eventually("it is compared", || asked() > at as u64).await;
+        eventually("it is compared", async || asked() > at as u64).await;
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert!(served[..20].iter().all(|model| model == "acme/small"), "{served:?}");

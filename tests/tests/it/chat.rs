@@ -1,7 +1,8 @@
 //! Chat completions: what the provider saw and what the client got.
 
-use crate::stack::{ADMIN, Stack, endpoints, eventually, question, streamed};
+use crate::stack::{ADMIN, Stack, endpoints, question, streamed};
 use serde_json::json;
+use tests::eventually;
 
 async fn stack() -> Stack {
     Stack::start(&endpoints("acme/good", &["sim/small"])).await
@@ -124,17 +125,12 @@ async fn the_upstream_is_cancelled_when_the_client_leaves() {
     let stack = stack().await;
     stack.simulator.hold();
     let sent = tokio::spawn(stack.post_as(&stack.key, "/v1/chat/completions", &question("acme/good", "x")).send());
-    eventually("the request arrives", || stack.simulator.arrived() == 1).await;
+    eventually("the request arrives", async || stack.simulator.arrived() == 1).await;
     sent.abort();
-    eventually("the upstream is cancelled", || stack.simulator.cancelled() == 1).await;
+    eventually("the upstream is cancelled", async || stack.simulator.cancelled() == 1).await;
     let database = database::Database::open(&stack.database()).await.expect("the same file");
     let key = database.keys(None).await.expect("keys").remove(0);
-    for _ in 0..200 {
-        if database.charged_to_key(&key.hash).await.expect("sums").0 == 1 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    eventually("it is settled", async || database.charged_to_key(&key.hash).await.expect("sums").0 > 0).await;
     let (count, charged) = database.charged_to_key(&key.hash).await.expect("sums");
     assert_eq!(count, 1, "settled once");
     assert!(charged > 0, "the provider was at work, so leaving is not free");

@@ -3,6 +3,7 @@
 use crate::stack::{ADMIN, Stack, endpoints, question};
 use database::{CacheFile, cache_path};
 use serde_json::{Value, json};
+use tests::eventually;
 
 /// Rows of a file that have a text in any of their columns, read by another program than ours.
 fn rows_with(path: &std::path::Path, text: &str) -> Vec<String> {
@@ -35,12 +36,8 @@ async fn an_end_user_is_erased_from_records_contents_cache_and_index() {
     assert_eq!(record["external_user"], "ann@example.org");
     assert_eq!(stack.chat(&other).await.header("x-sluice-cache"), "exact");
     let files = ["sluice.db", "sluice-content.db", "sluice-cache.db"].map(|name| stack.folder.path().join(name));
-    for _ in 0..200 {
-        if !rows_with(&files[1], "marmalade").is_empty() && !rows_with(&files[2], "marmalade").is_empty() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let are_kept = async || files[1..].iter().all(|file| !rows_with(file, "marmalade").is_empty());
+    eventually("both are kept", are_kept).await;
     let refused = stack.send(stack.client().delete(stack.url("/v1/data")).bearer_auth(ADMIN)).await;
     assert_eq!((refused.status, refused.json()["error"]["metadata"]["field"].as_str()), (400, Some("user")));
     let url = stack.url("/v1/data?user=ann@example.org");
@@ -48,13 +45,9 @@ async fn an_end_user_is_erased_from_records_contents_cache_and_index() {
     assert_eq!(erased.json()["data"], json!({"requests": 1, "contents": 1}), "{}", erased.text);
     for file in &files {
         for text in ["ann@example.org", "marmalade"] {
-            for _ in 0..100 {
-                if rows_with(file, text).is_empty() {
-                    break;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await; // the cache's file is written behind
-            }
-            assert_eq!(rows_with(file, text), Vec::<String>::new(), "{text} in {}", file.display());
+            // The cache's file is written behind.
+            let what = format!("no {text} in {}", file.display());
+            eventually(&what, async || rows_with(file, text).is_empty()).await;
         }
     }
     let after = stack.generation(&first).await;

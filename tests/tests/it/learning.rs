@@ -1,11 +1,12 @@
 //! What the router may learn from: kept contents, scores of clients, and comparisons in the shadow.
 
-use crate::stack::{ADMIN, Answered, Stack, endpoints, eventually, question, streamed};
+use crate::stack::{ADMIN, Answered, Stack, endpoints, question, streamed};
 use database::{Content, ContentFile, Score, content_path};
 use serde_json::{Value, json};
 use simulator::{Answers, KnownAnswer, Row, SimulatedModel, Simulator};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tests::eventually;
 use tokio::net::TcpListener;
 
 const KEPT: &str = "[content]\ntenants = [\"default\"]\n";
@@ -51,14 +52,8 @@ impl Kept {
 
     /// Waits for so many contents.
     async fn until(&self, count: usize) -> Vec<Content> {
-        for _ in 0..500 {
-            let found = self.contents().await;
-            if found.len() >= count {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("never {count} contents: {:?}", self.contents().await);
+        eventually(&format!("{count} contents"), async || self.contents().await.len() >= count).await;
+        self.contents().await
     }
 }
 
@@ -155,15 +150,9 @@ async fn compared(more: &str) -> (Stack, Kept, Answered) {
 async fn a_judge_scores_both_answers_and_nobodys_key_pays() {
     let (stack, kept, answered) = compared("[router.shadow]\nshare = 1.0\njudge = \"acme/judge\"\n").await;
     let contents = kept.until(2).await;
-    eventually("the judge is asked", || stack.simulator.counters().by_model.get("sim/judge") == Some(&1)).await;
-    let mut scores = Vec::new();
-    for _ in 0..500 {
-        scores = kept.scores(&answered).await;
-        if !scores.is_empty() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the judge is asked", async || stack.simulator.counters().by_model.get("sim/judge") == Some(&1)).await;
+    eventually("it is scored", async || !kept.scores(&answered).await.is_empty()).await;
+    let scores = kept.scores(&answered).await;
     assert_eq!(scores.iter().map(|score| (score.rater.as_str(), score.score)).collect::<Vec<_>>(), [("judge", 0.2)]);
     let shadow = contents.iter().find(|content| !content.source_id.is_empty()).expect("the other answer");
     assert_eq!((shadow.model.as_str(), shadow.source_id.as_str()), ("acme/large", answered.header("x-generation-id")));
@@ -184,15 +173,9 @@ async fn a_judge_scores_both_answers_and_nobodys_key_pays() {
 #[tokio::test]
 async fn without_a_judge_an_answer_is_right_that_says_what_the_baseline_says() {
     let (_stack, kept, answered) = compared("[router.shadow]\nshare = 1.0\n").await;
-    for _ in 0..500 {
-        let scores = kept.scores(&answered).await;
-        if let [score] = scores.as_slice() {
-            assert_eq!((score.rater.as_str(), score.score), ("agreement", 0.0));
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never scored");
+    eventually("it is scored", async || !kept.scores(&answered).await.is_empty()).await;
+    let scores = kept.scores(&answered).await;
+    assert_eq!(scores.iter().map(|s| (s.rater.as_str(), s.score)).collect::<Vec<_>>(), [("agreement", 0.0)]);
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Stopping and reloading under traffic.
 
-use crate::stack::{Stack, endpoints, eventually, question, streamed};
+use crate::stack::{Stack, endpoints, question, streamed};
 use simulator::{Fault, Rule};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tests::eventually;
 
 const NO_CACHE: &str = "[cache.semantic]\nenabled = false\n[cache.exact]\nenabled = false\n";
 
@@ -21,7 +22,7 @@ async fn stopping_is_said_at_once_and_cuts_no_stream_within_the_grace_time() {
     let provider = "[providers.p0]\nkind = \"simulated\"\nbase_url = \"SIMULATOR\"\n";
     let mut stack = Stack::start(&(endpoints("acme/good", &["sim/small"]) + server + provider + NO_CACHE)).await;
     let (short, long) = (open_stream(&stack, 600), open_stream(&stack, 60_000));
-    eventually("both streams are open", || stack.simulator.arrived() == 2).await;
+    eventually("both streams are open", async || stack.simulator.arrived() == 2).await;
     let (ready, chat) = (stack.url("/ready"), stack.url("/v1/chat/completions"));
     let gateway = stack.gateway.take().expect("a gateway runs");
     let stopping = tokio::spawn(gateway.stop());

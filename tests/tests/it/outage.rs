@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tests::eventually;
 
 const NO_SEMANTIC: &str = "[cache.semantic]\nenabled = false\n";
 
@@ -63,7 +64,7 @@ async fn while_the_database_is_away_known_keys_spend_up_to_the_limit_and_the_boo
             stack.post_as(&stack.key, "/v1/chat/completions", &question("acme/good", &format!("during {at}"))).send(),
         );
     }
-    crate::stack::eventually("two go upstream", || stack.simulator.arrived() == 4).await;
+    eventually("two go upstream", async || stack.simulator.arrived() == 4).await;
     let refused = [open.join_next().await, open.join_next().await]
         .map(|done| done.expect("two are refused").expect("no panic").expect("an answer"));
     for response in refused {
@@ -85,22 +86,11 @@ async fn while_the_database_is_away_known_keys_spend_up_to_the_limit_and_the_boo
     assert!(copied.expect("cp runs").success());
     holder.release();
     let database = Database::open(&stack.database()).await.expect("the same file");
-    for _ in 0..300 {
-        if balance(&database).await.0 == 7 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("all is booked", async || balance(&database).await.0 == 7).await;
     let (count, charged, open) = balance(&database).await;
     assert_eq!((count, open), (7, 0), "two served and a hit, two refused, one before, one that noticed it");
     let journal = stack.folder.path().join("sluice-journal.jsonl");
-    for _ in 0..100 {
-        if std::fs::metadata(&journal).expect("a journal").len() == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(std::fs::metadata(&journal).expect("a journal").len(), 0);
+    eventually("the journal is empty", async || std::fs::metadata(&journal).expect("a journal").len() == 0).await;
     let path = crashed.path().join("sluice.db");
     let image = Database::open(&path).await.expect("the image");
     let mut lines = ledger::Journal::open(&crashed.path().join("sluice-journal.jsonl"), false).expect("its journal");
@@ -121,15 +111,7 @@ async fn without_an_allowance_nothing_that_costs_money_is_served_while_the_datab
     assert_eq!((refused.status, stack.simulator.arrived()), (503, 2), "{}", refused.text);
     assert_eq!(stack.chat(&question("acme/good", "before")).await.header("x-sluice-cache"), "exact");
     holder.release();
-    for _ in 0..200 {
-        let answered = stack.chat(&question("acme/good", "after")).await;
-        if answered.status == 200 {
-            return;
-        }
-        println!("{}", answered.text);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("it does not recover");
+    eventually("it recovers", async || stack.chat(&question("acme/good", "after")).await.status == 200).await;
 }
 
 #[tokio::test]
@@ -201,16 +183,10 @@ async fn unconfirmed_requests_are_closed_at_their_cost_and_a_running_gateway_tak
     assert_eq!(database.reconcile(&confirmed).await.expect("nothing"), 0, "closed once");
     assert!(database.unconfirmed().await.expect("a list").is_empty());
     balance(&database).await;
-    for _ in 0..200 {
-        let usage = stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("dollars");
-        if (before - usage - 0.75).abs() < 1e-9 {
-            let record = stack.get("/v1/generation?id=gen-a").await.json();
-            assert_eq!(record["data"]["sluice"]["state"], json!("reconciled"));
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the correction does not arrive");
+    let usage = async || stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("dollars");
+    eventually("the correction arrives", async || (before - usage().await - 0.75).abs() < 1e-9).await;
+    let record = stack.get("/v1/generation?id=gen-a").await.json();
+    assert_eq!(record["data"]["sluice"]["state"], json!("reconciled"));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use simulator::Simulator;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tests::eventually;
 use tests::postgres::Server;
 use tokio::net::TcpListener;
 
@@ -148,7 +149,7 @@ async fn a_gateway_that_was_taken_for_dead_goes_on_with_books_that_balance() {
     fleet.simulator.hold();
     let asked = fleet.post(0, &key, "/v1/chat/completions", &question("acme/paid", "x"));
     let asked = tokio::spawn(async move { asked.send().await.expect("an answer").status() });
-    crate::stack::eventually("it is under way", || fleet.simulator.arrived() == 1).await;
+    eventually("it is under way", async || fleet.simulator.arrived() == 1).await;
     let database = Database::open_with(&fleet.config()).await.expect("the same store");
     statement(&fleet.config(), "UPDATE replicas SET expires_ms = 1");
     assert_eq!(database.reap_dead().await.expect("reaped"), 1);

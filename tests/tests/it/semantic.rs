@@ -1,9 +1,10 @@
 //! What the semantic level learns from outcomes, whom it trusts, and how stored answers are forgotten or renewed.
 
-use crate::stack::{ADMIN, Answered, Stack, endpoints, eventually, question};
+use crate::stack::{ADMIN, Answered, Stack, endpoints, question};
 use serde_json::{Value, json};
 use simulator::{Answers, Fault, KnownAnswer, Row, Rule, SimulatedModel, Simulator};
 use std::time::Duration;
+use tests::eventually;
 use tokio::net::TcpListener;
 
 /// A simulator that answers these prompts so.
@@ -94,13 +95,7 @@ async fn a_hit_that_its_reader_calls_wrong_is_not_given_for_that_request_again()
 /// Records are written a moment after their answers.
 async fn eventually_recorded(stack: &Stack, answered: &Answered) {
     let path = format!("/v1/generation?id={}", answered.header("x-generation-id"));
-    for _ in 0..200 {
-        if stack.get(&path).await.status == 200 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("no record of {path}");
+    eventually(&path, async || stack.get(&path).await.status == 200).await;
 }
 
 #[tokio::test]
@@ -167,13 +162,8 @@ async fn stored_answers_are_forgotten_by_id_tag_model_and_all_at_once_within_the
 }
 
 async fn eventually_stored(stack: &Stack, answers: u64) {
-    for _ in 0..200 {
-        if stack.get("/v1/cache/stats").await.json()["data"]["answers"] == json!(answers) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never {answers} answers");
+    let count = async || stack.get("/v1/cache/stats").await.json()["data"]["answers"].clone();
+    eventually(&format!("{answers} answers"), async || count().await == json!(answers)).await;
 }
 
 #[tokio::test]
@@ -216,25 +206,14 @@ async fn an_expired_answer_is_given_while_one_fresh_answer_is_fetched() {
     for _ in 0..5 {
         assert_eq!(stack.chat(&ask(ASKED)).await.header("x-sluice-cache"), "exact");
     }
-    eventually("one renewal", || stack.simulator.arrived() == 2).await;
+    eventually("one renewal", async || stack.simulator.arrived() == 2).await;
     let renewed = async || stack.chat(&ask(ASKED)).await.header("x-sluice-cache-id") != first.header("x-generation-id");
-    for _ in 0..200 {
-        if renewed().await {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(renewed().await, "the renewed answer is the one that is given");
+    eventually("the renewed answer is the one that is given", renewed).await;
     assert_eq!(stack.simulator.arrived(), 2, "many readers of an expired answer renew it once");
     let cost = first.header("x-sluice-cost-usd").parse::<f64>().expect("dollars");
-    let mut used = 0.0;
-    for _ in 0..200 {
-        used = stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("dollars");
-        if used > 1.5 * cost {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let used = async || stack.get("/v1/key").await.json()["data"]["usage"].as_f64().expect("dollars");
+    eventually("the renewal is booked", async || used().await > 1.5 * cost).await;
+    let used = used().await;
     assert!((used - 2.0 * cost).abs() < 1e-9, "the key pays for the renewal too: {used} for two of {cost}");
 }
 

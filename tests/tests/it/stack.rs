@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tests::eventually;
 use tokio::net::TcpListener;
 
 pub(crate) const ADMIN: &str = "sk-operator-of-the-tests";
@@ -126,19 +127,21 @@ impl Stack {
         };
         text.push_str("[embedding]\nbudget_ms = 10000\n");
         if !more.contains("[server]") {
-            text.push_str("[server]\nstop_delay_ms = 1\n");
+            text.push_str("[server]\nstop_delay_ms = 1\nlag_max_ms = 10000\n"); // a machine of tests stalls
         }
         if !more.contains("[execution]") {
             text.push_str("[execution]\nqueue_wait_max_ms = 500\nretry_backoff_ms = 10\n");
         }
         let url = self.simulator.base_url();
+        // Patience where nothing is to fail by itself: a machine of tests stalls.
+        let (total, between) = if more.contains("sim/fault-") { (4_000, 1_000) } else { (30_000, 15_000) };
         for at in 0..3 {
             let name = format!("[providers.p{at}]");
             // A test that configures a provider itself says all of it.
             if !more.contains(&name) {
                 text.push_str(&format!(
-                    "{name}\naggregator = {}\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = 1500\n\
-                     first_token_timeout_ms = 700\nidle_timeout_ms = 700\n",
+                    "{name}\naggregator = {}\nkind = \"simulated\"\nbase_url = \"{url}\"\ntotal_timeout_ms = {total}\n\
+                     first_token_timeout_ms = {between}\nidle_timeout_ms = {between}\n",
                     at > 0, // so that the first is called first
                 ));
             }
@@ -235,24 +238,7 @@ pub(crate) fn streamed(mut body: Value) -> Value {
     body
 }
 
-/// Waits for something that another task does, without a fixed pause.
-pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..500 {
-        if done() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never happened: {what}");
-}
-
 /// Waits until no reservation is open.
 pub(crate) async fn eventually_settled(database: &database::Database) {
-    for _ in 0..200 {
-        if database.open_reservations().await.expect("a count") == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("reservations stay open");
+    eventually("all is settled", async || database.open_reservations().await.expect("a count") == 0).await;
 }

@@ -1,6 +1,6 @@
 //! Soft limits: somebody is told once, signed, again until they take it, and nothing is refused.
 
-use crate::stack::{ADMIN, Stack, endpoints, eventually, question};
+use crate::stack::{ADMIN, Stack, endpoints, question};
 use crate::stores::statement;
 use database::DatabaseConfig;
 use reqwest::Method;
@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use tests::eventually;
 
 /// Somebody who is told; what they answer first is 500, then 204.
 struct Listener {
@@ -96,10 +97,10 @@ async fn who_listens_is_told_once_that_a_soft_limit_is_reached_and_nothing_is_re
         let request = stack.post_as(key, "/v1/chat/completions", &question("acme/paid", text));
         assert_eq!(request.send().await.expect("an answer").status(), 200, "{text}");
     }
-    eventually("it is told", || !listener.told().is_empty()).await;
+    eventually("it is told", async || !listener.told().is_empty()).await;
     // Not taken, it is told again; the half minute until then is made to be over.
     let config = DatabaseConfig::sqlite(&stack.database());
-    eventually("it is told again", || {
+    eventually("it is told again", async || {
         statement(&config, "UPDATE notices SET due_ms = 1 WHERE due_ms IS NOT NULL");
         listener.told().len() == 2
     })

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tests::eventually;
 use tests::qdrant::Server;
 
 const TENANT: &str = "acme";
@@ -86,14 +87,6 @@ async fn finds(cache: &Cache, at: usize) -> bool {
     match look(cache, at).await {
         Ok(Some(look)) => look.case.is_some_and(|case| *case.answer == *format!("gen-{at}") && case.cosine > 0.99),
         _ => false,
-    }
-}
-
-async fn eventually(what: &str, done: impl AsyncFn() -> bool) {
-    let begun = Instant::now();
-    while !done().await {
-        assert!(begun.elapsed() < Duration::from_secs(15), "never happened: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
