@@ -5,6 +5,7 @@ use serde::Deserialize;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use thiserror::Error;
 
 /// Another process may hold the file for a moment; after this the file counts as away.
 const BUSY: Duration = Duration::from_secs(1);
+/// The same at the start, when a gateway that ends may still be writing what it has.
+const BUSY_AT_START: Duration = Duration::from_secs(10);
 /// A server that does not answer within this counts as away.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Connections to a server: to look up and to change what is asked for, and the writer's own.
@@ -279,6 +282,21 @@ impl Database {
         matches!(self.store, Store::Postgres { .. })
     }
 
+    /// Closes every connection once what uses it is done; other clones cannot use the store any more.
+    pub async fn close(&self) {
+        match &self.store {
+            Store::Sqlite { write, read } => {
+                read.close().await;
+                write.close().await;
+            }
+            Store::Postgres { books, write, read } => {
+                for pool in [read, write, books] {
+                    pool.close().await;
+                }
+            }
+        }
+    }
+
     /// Flushes everything committed so far to the disk, where commits do not do that themselves; blocks.
     ///
     /// # Errors
@@ -338,8 +356,11 @@ pub(crate) async fn open_pools(
     };
     let place = || path.display().to_string();
     let open = |source| DatabaseError::Open { place: place(), source };
+    let mut first = options.clone().busy_timeout(BUSY_AT_START).connect().await.map_err(open)?;
+    sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut first).await.map_err(open)?;
     let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
     migrations.run(&write).await.map_err(|source| migration_failed(place(), source))?;
     let read = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(open)?;
+    first.close().await.map_err(open)?;
     Ok((write, read))
 }

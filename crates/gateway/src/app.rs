@@ -85,7 +85,9 @@ pub struct Started {
     /// What an operator should know.
     pub notices: Vec<String>,
     /// Ends once everything is stored, after the last clone of `app` is gone.
-    pub writer: tokio::task::JoinHandle<()>,
+    pub(crate) writer: tokio::task::JoinHandle<()>,
+    /// What it writes to.
+    pub(crate) database: Database,
     /// The same for the cache's file, where there is one.
     pub(crate) cache_writer: Option<tokio::task::JoinHandle<()>>,
     pub(crate) content_writer: Option<tokio::task::JoinHandle<()>>,
@@ -161,7 +163,7 @@ impl App {
             degraded: Arc::new(degraded),
         };
         let cache_writer = app.cache.take_writing();
-        Ok(Started { app, keys, notices, writer: writing, cache_writer, content_writer, _lock: lock })
+        Ok(Started { app, keys, notices, writer: writing, database, cache_writer, content_writer, _lock: lock })
     }
 
     /// Makes `/ready` answer 503 from now on.

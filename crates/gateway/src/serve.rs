@@ -68,7 +68,7 @@ pub fn serve(started: Started, listener: TcpListener) -> std::io::Result<Gateway
 }
 
 async fn run(started: Started, live: Live, listener: TcpListener, stop: CancellationToken) {
-    let Started { app, writer, cache_writer, content_writer, .. } = started;
+    let Started { app, writer, database, cache_writer, content_writer, .. } = started;
     let mut upkeep = vec![tokio::spawn(telemetry::upkeep()), tokio::spawn(upkeep::tend(app.clone()))];
     if let Some(webhook) = app.config.webhook.clone() {
         upkeep.push(tokio::spawn(webhook::tell(webhook, app.ledger.clone())));
@@ -83,6 +83,7 @@ async fn run(started: Started, live: Live, listener: TcpListener, stop: Cancella
     if stored.is_err() {
         tracing::error!("some requests are still open; they will be settled as unconfirmed at the next start");
     }
+    database.close().await; // the next gateway on the file need not wait for this one
     for (file, writer) in [("cache", cache_writer), ("content", content_writer)] {
         if let Some(writer) = writer
             && tokio::time::timeout(STORING_MAX, writer).await.is_err()

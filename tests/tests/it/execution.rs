@@ -131,23 +131,25 @@ async fn a_dead_endpoint_is_probed_once_an_interval_and_gets_its_share_back() {
     let config = endpoints("acme/dead", &["sim/small", "sim/large"]) + execution + NO_CACHE;
     let stack = Stack::start(&config).await;
     stack.simulator.set_rule("sim/small", Some(Rule::always(Fault::Broken)));
-    let begun = Instant::now();
-    let mut asked = 0;
-    while begun.elapsed() < Duration::from_millis(1_500) {
+    let (begun, mut asked, mut calls) = (Instant::now(), 0, 0);
+    eventually("it is probed four times", async || {
         let answered = stack.chat(&question("acme/dead", &format!("{asked}"))).await;
         assert_eq!(answered.status, 200, "{}", answered.text);
         asked += 1;
-    }
-    let calls = stack.simulator.counters().by_model["sim/small"];
-    assert!((4..=3 + 5).contains(&calls), "3 to open it, then at most one every 300 ms: {calls} of {asked}");
+        calls = stack.simulator.counters().by_model["sim/small"];
+        calls >= 3 + 4
+    })
+    .await;
+    let probed_max = begun.elapsed().as_millis() / 300;
+    assert!(u128::from(calls) <= 3 + probed_max, "3 to open it, then at most one every 300 ms: {calls} of {asked}");
     stack.simulator.set_rule("sim/small", None);
-    for at in 0..200 {
-        let answered = stack.chat(&question("acme/dead", &format!("recovering {at}"))).await;
-        if answered.header("x-sluice-provider") == "p0" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let mut recovering = 0;
+    eventually("its share is back", async || {
+        recovering += 1;
+        let answered = stack.chat(&question("acme/dead", &format!("recovering {recovering}"))).await;
+        answered.header("x-sluice-provider") == "p0"
+    })
+    .await;
     for at in 0..5 {
         let answered = stack.chat(&question("acme/dead", &format!("well {at}"))).await;
         assert_eq!(answered.header("x-sluice-provider"), "p0", "its share is back");
@@ -213,19 +215,21 @@ async fn an_endpoint_that_hangs_as_long_as_a_request_may_last_is_to_blame_for_it
 
 #[tokio::test]
 async fn a_request_can_ask_for_less_time() {
-    let stack = Stack::start(&(endpoints("acme/hang", &["sim/fault-hang", "sim/small"]) + NO_CACHE)).await;
+    let patient = "[providers.p0]\nkind = \"simulated\"\nbase_url = \"SIMULATOR\"\n"; // waits for half a minute
+    let models = endpoints("acme/hang", &["sim/fault-hang", "sim/small"]);
+    let stack = Stack::start(&(models + patient + NO_CACHE)).await;
     let mut body = question("acme/hang", "quick");
     body["sluice"] = json!({"timeout_ms": 200});
     let begun = Instant::now();
     let answered = stack.chat(&body).await;
     assert_eq!(answered.status, 408, "{}", answered.text);
-    assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let mut body = streamed(question("acme/hang", "quick stream"));
     body["sluice"] = json!({"first_token_timeout_ms": 100});
     let begun = Instant::now();
     let answered = stack.chat(&body).await;
     assert_eq!((answered.status, answered.header("x-sluice-provider")), (200, "p1"));
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     body["sluice"] = json!({"timeout_ms": 0});
     let refused = stack.chat(&body).await;
     assert_eq!(refused.json()["error"]["metadata"]["field"], "sluice.timeout_ms");

@@ -73,7 +73,7 @@ async fn connections_that_say_nothing_are_closed_in_time() {
     for bytes in [&b""[..], b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-slow: "] {
         let begun = Instant::now();
         exchange(&stack, bytes).await;
-        assert!(begun.elapsed() < Duration::from_millis(1_000), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }
 

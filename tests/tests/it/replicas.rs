@@ -37,7 +37,7 @@ impl Fleet {
     async fn add(&mut self, at: usize, more: &str) {
         let folder = self._folder.path().join(at.to_string());
         let text = format!(
-            "[database]\nurl = \"{}\"\nfolder = \"{}\"\n{more}\n[server]\nstop_delay_ms = 1\n[cache.semantic]\nenabled = false\n\
+            "[database]\nurl = \"{}\"\nfolder = \"{}\"\n{more}\n[server]\nstop_delay_ms = 1\nlag_max_ms = 10000\n[cache.semantic]\nenabled = false\n\
              [cache.exact]\nenabled = false\n[providers.p0]\nkind = \"simulated\"\nbase_url = \"{}\"\n{}",
             self.url,
             folder.display(),
