@@ -29,20 +29,20 @@ impl Pressure {
         let pressure = Arc::new(Self::default());
         let watched = Arc::downgrade(&pressure);
         tokio::spawn(async move {
+            let mut before = Duration::ZERO;
             loop {
                 let slept = Instant::now();
                 tokio::time::sleep(TICK).await;
                 let late = slept.elapsed().saturating_sub(TICK);
                 let Some(pressure) = watched.upgrade() else { return };
-                // Half of the old value, so that one slow moment sheds nothing.
-                let smoothed = (pressure.lag_us.load(Ordering::Relaxed) + late.as_micros() as u64) / 2;
-                pressure.lag_us.store(smoothed, Ordering::Relaxed);
+                pressure.lag_us.store(late.min(before).as_micros() as u64, Ordering::Relaxed);
+                before = late;
             }
         });
         pressure
     }
 
-    /// How late timers are.
+    /// How late timers are: the smaller of the last two times, so that one moment in which nothing ran sheds nothing.
     pub(crate) fn lag(&self) -> Duration {
         Duration::from_micros(self.lag_us.load(Ordering::Relaxed))
     }
@@ -58,5 +58,30 @@ impl Pressure {
         }
         self.under_way.fetch_add(1, Ordering::AcqRel);
         Some(UnderWay(Arc::clone(self)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_stall_sheds_nothing_and_lasting_lag_does() {
+        const STALL: Duration = Duration::from_millis(600);
+        let pressure = Pressure::start();
+        let stalled = async || {
+            tokio::time::sleep(TICK / 2).await;
+            std::thread::sleep(STALL);
+            tokio::task::yield_now().await;
+        };
+        tokio::time::sleep(4 * TICK).await;
+        stalled().await;
+        assert!(pressure.lag() < STALL / 2, "{:?}", pressure.lag());
+        assert!(pressure.admit(1, STALL / 2).is_some());
+        for _ in 0..4 {
+            stalled().await;
+        }
+        assert!(pressure.lag() > STALL / 2, "{:?}", pressure.lag());
+        assert!(pressure.admit(1, STALL / 2).is_none());
     }
 }

@@ -46,7 +46,7 @@ enum Command {
     /// Makes, lists and revokes virtual keys.
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Lists and closes requests whose cost nobody confirmed.
+    /// Statements, exports, invoices; closes requests whose cost nobody confirmed.
     #[command(subcommand)]
     Ledger(ledger::Command),
     /// Exports what tenants agreed to have kept.
