@@ -343,6 +343,7 @@ pub(crate) async fn open_pools(
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
     }
+    make_private(path).map_err(|source| DatabaseError::Folder { path: path.to_owned(), source })?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -363,4 +364,16 @@ pub(crate) async fn open_pools(
     let read = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(open)?;
     first.close().await.map_err(open)?;
     Ok((write, read))
+}
+
+/// Makes a missing file that only its owner reads; what SQLite puts beside it is as private.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }

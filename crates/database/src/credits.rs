@@ -50,7 +50,48 @@ pub struct Withdrawal {
     pub created_ms: i64,
 }
 
+/// A refund that arrived before the payment that it pays back.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct RefundAhead {
+    pub id: String,
+    pub payment: String,
+    /// Money, fee included.
+    pub nano: i64,
+    pub created_ms: i64,
+}
+
 impl Database {
+    /// Keeps a refund until it is booked; one that is kept already is kept once.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn keep_refund(&self, refund: &RefundAhead) -> Result<(), DatabaseError> {
+        let keep = sql("INSERT INTO refunds_ahead (id, payment, nano, created_ms) VALUES ($1, $2, $3, $4)
+             ON CONFLICT DO NOTHING");
+        let keep = keep.bind(&refund.id).bind(&refund.payment).bind(refund.nano).bind(refund.created_ms);
+        keep.execute(&self.store).await?;
+        Ok(())
+    }
+
+    /// The refunds that are kept of a payment.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn refunds_kept(&self, payment: &str) -> Result<Vec<RefundAhead>, DatabaseError> {
+        let kept = sql("SELECT * FROM refunds_ahead WHERE payment = $1 ORDER BY created_ms, id");
+        kept.bind(payment).all(&self.store).await
+    }
+
+    /// Forgets a refund that was booked, and those that were kept before a time.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn drop_refunds(&self, id: &str, before_ms: i64) -> Result<(), DatabaseError> {
+        let booked = sql("DELETE FROM refunds_ahead WHERE id = $1 OR created_ms < $2");
+        booked.bind(id).bind(before_ms).execute(&self.store).await?;
+        Ok(())
+    }
+
     /// Books a payment with its transfers; the row that is there already, where its id is known.
     ///
     /// # Errors
@@ -189,6 +230,7 @@ pub(crate) async fn limit_credits_in(
     tenant_id: &str,
     is_prepaid: bool,
 ) -> Result<(), DatabaseError> {
+    lock(transaction, tenant_id).await?; // nothing is added while it is summed up
     let sum = sql("SELECT COUNT(*), CAST(COALESCE(SUM(nano - refunded_nano - expired_nano), 0) AS BIGINT)
          FROM credits WHERE tenant_id = $1");
     let (lots, sum) = sum.bind(tenant_id).first_in::<(i64, i64)>(transaction).await?.unwrap_or_default();

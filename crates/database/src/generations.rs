@@ -15,7 +15,12 @@ pub struct Reservation {
     pub tenant_id: String,
     pub key_hash: String,
     pub model: String,
+    /// What its budgets hold.
     pub nano: i64,
+    /// What it may cost at the providers.
+    pub upstream_nano: i64,
+    /// The name that hides its source.
+    pub sold_as: String,
     pub created_ms: i64,
     pub end_user: String,
     /// The gateway asks for itself: no key pays.
@@ -254,13 +259,13 @@ impl Database {
 
 const INSERT_RESERVATION: &str =
     "INSERT INTO reservations (generation_id, tenant_id, key_hash, model, nano, created_ms,
-    end_user, is_free, source, replica_id)";
-const RESERVATION_COLUMNS: usize = 10;
+    end_user, is_free, source, replica_id, upstream_nano, sold_as)";
+const RESERVATION_COLUMNS: usize = 12;
 
 fn bind_reservation<'q>(statement: Statement<'q>, r: &'q Reservation) -> Statement<'q> {
     let statement = statement.bind(&r.generation_id).bind(&r.tenant_id).bind(&r.key_hash).bind(&r.model);
     let statement = statement.bind(r.nano).bind(r.created_ms).bind(&r.end_user).bind(r.is_free);
-    statement.bind(&r.source).bind(&r.replica_id)
+    statement.bind(&r.source).bind(&r.replica_id).bind(r.upstream_nano).bind(&r.sold_as)
 }
 
 /// Stores records and closes their reservations. Of an end user who was erased while a request was under way, nothing is kept.

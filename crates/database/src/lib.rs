@@ -27,7 +27,7 @@ pub use connection::{
     Database, DatabaseConfig, DatabaseError, DatabaseUrl, Durability, cache_path, content_path, journal_path,
 };
 pub use contents::{Content, ContentFile, Score};
-pub use credits::{CreditRow, CreditState, Withdrawal};
+pub use credits::{CreditRow, CreditState, RefundAhead, Withdrawal};
 pub use generations::{Generation, Reservation, Settled};
 pub use keys::{Changed, KeyRow};
 pub use notices::Notice;

@@ -30,12 +30,10 @@ impl Database {
             }
             let known = sql("SELECT * FROM generations WHERE id = $1").bind(id);
             let Some(known) = known.first_in::<Generation>(&mut transaction).await? else { continue };
-            // What was reserved and not charged is the gateway's own.
-            let is_free = known.charged_nano == 0 && known.reserved_nano > 0;
             let generation = Generation {
                 state: "reconciled".to_owned(),
                 upstream_nano: *nano,
-                charged_nano: if is_free { 0 } else { *nano },
+                charged_nano: charged(&known, *nano),
                 ..known.clone()
             };
             let close = sql("UPDATE generations SET state = $2, upstream_nano = $3, charged_nano = $4 WHERE id = $1");
@@ -48,6 +46,17 @@ impl Database {
         transaction.commit().await?;
         Ok(closed)
     }
+}
+
+/// What the tenant is charged where the provider took `upstream_nano`: as much of what was reserved as that is of what was
+/// reserved for the provider. What was reserved and not charged is the gateway's own, and stays so.
+fn charged(known: &Generation, upstream_nano: i64) -> i64 {
+    if known.upstream_nano <= 0 {
+        return known.charged_nano;
+    }
+    let share = i128::from(known.charged_nano) * i128::from(upstream_nano);
+    let of = i128::from(known.upstream_nano);
+    i64::try_from((share + of - 1) / of).unwrap_or(i64::MAX)
 }
 
 /// Settles what a dead gateway left open, or all of them did: each reservation becomes a generation `unconfirmed`, charged at
@@ -68,20 +77,22 @@ pub(crate) async fn settle_unconfirmed_in(
 }
 
 fn unconfirmed(reservation: &Reservation) -> Settled {
+    let is_hidden = !reservation.sold_as.is_empty();
     let generation = Generation {
         id: reservation.generation_id.clone(),
         tenant_id: reservation.tenant_id.clone(),
         key_hash: reservation.key_hash.clone(),
         created_ms: reservation.created_ms,
         state: "unconfirmed".to_owned(),
-        model_asked: reservation.model.clone(),
+        model_asked: if is_hidden { &reservation.sold_as } else { &reservation.model }.clone(),
+        sold_as: reservation.sold_as.clone(),
         model: reservation.model.clone(),
         cache: if reservation.is_free { "shadow" } else { "miss" }.to_owned(),
         cache_source: reservation.source.clone(),
         end_user: reservation.end_user.clone(),
         estimated: true,
         reserved_nano: reservation.nano,
-        upstream_nano: reservation.nano,
+        upstream_nano: reservation.upstream_nano,
         charged_nano: if reservation.is_free { 0 } else { reservation.nano },
         attempts: "[]".to_owned(),
         reasons: "{}".to_owned(),

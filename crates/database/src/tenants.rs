@@ -68,9 +68,9 @@ impl Database {
         if update.bind(&tenant.terms).execute_in(&mut transaction).await? == 0 {
             return Ok(Changed::Conflict);
         }
+        limit_credits_in(&mut transaction, &tenant.id, limits.is_prepaid).await?; // first, as by who books
         change_budget_in(&mut transaction, &limits.budget, None).await?;
         limit_users_in(&mut transaction, &tenant.id, limits.user_nano, &limits.user_reset).await?;
-        limit_credits_in(&mut transaction, &tenant.id, limits.is_prepaid).await?;
         transaction.commit().await?;
         Ok(Changed::Done)
     }

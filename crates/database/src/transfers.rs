@@ -68,13 +68,13 @@ impl Database {
         sum.bind(tenant_id).bind(&account).bind(before_ms).number(&self.store).await
     }
 
-    /// True where something was booked under this reference and kind.
+    /// Whose money, and how much of it, was booked under this reference and kind.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn is_transferred(&self, reference: &str, kind: &str) -> Result<bool, DatabaseError> {
-        let known = sql("SELECT reference FROM transfers WHERE reference = $1 AND kind = $2");
-        Ok(known.bind(reference).bind(kind).first::<(String,)>(&self.store).await?.is_some())
+    pub async fn transferred(&self, reference: &str, kind: &str) -> Result<Option<(String, i64)>, DatabaseError> {
+        let known = sql("SELECT tenant_id, nano FROM transfers WHERE reference = $1 AND kind = $2");
+        known.bind(reference).bind(kind).first(&self.store).await
     }
 }
 

@@ -18,6 +18,9 @@ fn token(headers: &HeaderMap) -> Option<&str> {
 pub(crate) async fn holder(app: &App, headers: &HeaderMap) -> Result<Caller, Error> {
     let token = token(headers).ok_or(Error::Unauthenticated("no key; send `Authorization: Bearer sk-sluice-v1-…`"))?;
     app.ledger.authenticate(token).await.map_err(|error| match error {
+        AuthError::Unknown if app.ledger.is_admin(token) => Error::Forbidden(
+            "the operator's key manages; ask with a virtual key, as `sluice keys create` makes".to_owned(),
+        ),
         AuthError::Unknown => Error::Unauthenticated("no such key; see `sluice keys list`"),
         AuthError::Revoked => Error::Unauthenticated("this key was revoked; ask for a new one"),
         AuthError::Expired => Error::Unauthenticated("this key has expired; ask for a new one"),
@@ -57,6 +60,9 @@ pub(crate) struct Manager {
 pub(crate) async fn manager(app: &App, headers: &HeaderMap, workspace: Option<&str>) -> Result<Manager, Error> {
     if token(headers).is_some_and(|token| app.ledger.is_admin(token)) {
         let tenant = workspace.unwrap_or(DEFAULT_TENANT).to_owned();
+        if tenant != DEFAULT_TENANT && app.ledger.tenant(&tenant).await.map_err(Error::unreadable)?.is_none() {
+            return Err(Error::NotFound(format!("no workspace `{tenant}`; GET /admin/tenants lists all")));
+        }
         return Ok(Manager { rank: Rank::Operator, tenant });
     }
     let caller = holder(app, headers).await?;

@@ -3,7 +3,7 @@
 use crate::asked::Asked;
 use crate::error::Error;
 use crate::relay;
-use catalog::{Endpoint, Keeping};
+use catalog::{Endpoint, Keeping, NanoUsd, Price};
 use ledger::{NotEnough, Settlement};
 use providers::Call;
 use router::{Candidate, Route};
@@ -53,14 +53,19 @@ pub(crate) async fn reserve(asked: &Asked, settlement: &mut Settlement, route: &
     let candidates: Vec<&Candidate> = on_trial.iter().copied().chain(others).collect();
     let keeping = if asked.request.may_be_kept_for_an_hour() { Keeping::Hour } else { Keeping::Usual };
     let caps: Vec<u64> = candidates.iter().map(|candidate| natural_cap(asked, &candidate.endpoint)).collect();
-    let bound = |(candidate, cap): (&Candidate, u64)| {
-        asked.sold.price(&candidate.endpoint).bound(route.input_tokens, cap.saturating_mul(asked.request.n), keeping)
-            + asked.sold.per_answer()
+    // At the price for which it is sold, and at that for which it is bought.
+    let bounds = |(candidate, cap): (&Candidate, u64)| {
+        let of = |price: &Price| price.bound(route.input_tokens, cap.saturating_mul(asked.request.n), keeping);
+        let endpoint = &candidate.endpoint;
+        (of(&asked.sold.price(endpoint)) + asked.sold.per_answer(), of(&endpoint.price))
     };
-    let wanted = candidates.iter().copied().zip(caps.iter().copied()).map(bound).max().unwrap_or_default();
+    let bound = |call| bounds(call).0;
+    let most = candidates.iter().copied().zip(caps.iter().copied()).map(bounds).max();
+    let (wanted, bought) = most.unwrap_or_default();
     let floors = caps.iter().map(|cap| (*cap).min(OUTPUT_TOKENS_FLOOR));
     let needed = candidates.iter().copied().zip(floors).map(bound).min().unwrap_or_default();
     let granted = settlement.reserve(wanted, needed).await.map_err(relay::no_money)?;
+    settlement.generation.upstream_nano = share(bought, granted, wanted);
     let mut calls = Vec::new();
     for (at, (candidate, cap)) in candidates.into_iter().zip(caps).enumerate() {
         let price = asked.sold.price(&candidate.endpoint);
@@ -83,6 +88,12 @@ pub(crate) async fn reserve(asked: &Asked, settlement: &mut Settlement, route: &
         return Err(Error::NotEnoughMoney(NotEnough { budget, available: granted, needed }));
     }
     Ok(calls)
+}
+
+/// What `granted` is of `wanted`, of another amount.
+fn share(of: NanoUsd, granted: NanoUsd, wanted: NanoUsd) -> i64 {
+    let part = i128::from(of.0) * i128::from(granted.0) / i128::from(wanted.0.max(1));
+    i64::try_from(part).unwrap_or(i64::MAX)
 }
 
 /// The output cap of a request at an endpoint where money is no object.

@@ -354,9 +354,10 @@ impl ConfigFile {
 
     fn webhook(&self, environment: impl Fn(&str) -> Option<String>, notices: &mut Vec<String>) -> Option<Webhook> {
         let WebhookConfig { url: Some(url), secret_env: Some(name) } = &self.tables.webhook else { return None };
-        let secret = environment(name).and_then(|text| Secret::new(&text));
+        let secret = environment(name).filter(|text| crate::webhook::is_key(text)).and_then(|text| Secret::new(&text));
         if secret.is_none() {
-            notices.push(format!("the webhook is OFF: {name} is not set ([webhook] secret_env)"));
+            let problem = "is not set, or not base64 after `whsec_`";
+            notices.push(format!("the webhook is OFF: {name} {problem} ([webhook] secret_env)"));
         }
         Some(Webhook { url: url.clone(), secret: secret? })
     }
@@ -365,7 +366,20 @@ impl ConfigFile {
         let database = &self.tables.database;
         let outage = database.outage_spend_max_usd;
         let outage = (!(0.0..1e9).contains(&outage)).then(|| format!("{outage}; use dollars, 0 or more"));
-        let problems = [("database.outage_spend_max_usd", outage), ("database.url", database.url.problem())];
+        let free = self.tables.limits.free_credits_usd;
+        let free = (!(0.0..1e9).contains(&free)).then(|| format!("{free}; use dollars, 0 or more"));
+        let variable = |name: &Option<String>| {
+            let is_one = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            // Not shown: it may be the secret itself.
+            name.as_ref().filter(|name| !is_one(name)).map(|_| "not the name of an environment variable".to_owned())
+        };
+        let problems = [
+            ("database.outage_spend_max_usd", outage),
+            ("database.url", database.url.problem()),
+            ("limits.free_credits_usd", free),
+            ("credits.stripe_secret_env", variable(&self.tables.credits.stripe_secret_env)),
+            ("webhook.secret_env", variable(&self.tables.webhook.secret_env)),
+        ];
         let problems = problems.into_iter().filter_map(|(field, problem)| Some((field, problem?)));
         let problems = problems.chain(self.tables.credits.problem()).chain(self.tables.webhook.problem());
         problems.map(|(field, problem)| Mistake::new(0..0, field, problem)).collect()

@@ -134,7 +134,7 @@ impl Error {
             Self::NotEnoughMoney(short) => (
                 StatusCode::PAYMENT_REQUIRED,
                 "payment_required",
-                format!("{short}; raise that limit, or ask for fewer tokens with max_tokens"),
+                format!("{short}; {}, or ask for fewer tokens with max_tokens", more_money(short)),
             ),
             Self::UnknownModel(unknown) => (StatusCode::NOT_FOUND, "not_found", unknown_model(unknown)),
             Self::UnknownPolicy { name, known } => {
@@ -276,7 +276,14 @@ fn unknown_model(unknown: &UnknownModel) -> String {
     }
 }
 
+fn more_money(short: &NotEnough) -> &'static str {
+    if short.budget.starts_with("the credits") { "top them up" } else { "raise that limit" }
+}
+
 fn none_capable(rejected: &[Rejected]) -> String {
+    if rejected.is_empty() {
+        return "no endpoint can serve this request: ask for fewer tokens, or with fewer demands".to_owned();
+    }
     let reasons: Vec<String> =
         rejected.iter().take(5).map(|rejected| format!("{}: {}", rejected.endpoint, rejected.reason)).collect();
     format!("no endpoint can serve this request ({})", reasons.join("; "))

@@ -31,7 +31,9 @@ use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use protocol::FieldError;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
@@ -94,13 +96,22 @@ async fn close_when_stopping(State(app): State<App>, request: Request, next: Nex
     response
 }
 
+/// What says how the gateway is.
+const OPEN_PATHS: [&str; 3] = ["/health", "/ready", "/metrics"];
+
 /// Refuses a key that may not be used from where the request comes from, whatever it asks for. Who the key is, and what it
 /// may, is for the path to find out.
 async fn permit_address(State(app): State<App>, request: Request, next: Next) -> Response {
     let address = origin::address(request.extensions(), request.headers(), &app.config.server.trusted_proxies);
-    match auth::holder(&app, request.headers()).await.map(|caller| grants::permit_address(&caller, address)) {
-        Ok(Err(refused)) => refused.into_response(),
-        _ => next.run(request).await,
+    let permitted = match auth::holder(&app, request.headers()).await {
+        Ok(caller) => grants::permit_address(&caller, address),
+        // Who is not known to be permitted is not; that the process runs, anyone may see.
+        Err(Error::Unavailable) if !OPEN_PATHS.contains(&request.uri().path()) => Err(Error::Unavailable),
+        Err(_) => Ok(()),
+    };
+    match permitted {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
     }
 }
 
@@ -120,13 +131,13 @@ fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
 }
 
 /// Reads a body up to the configured size, as long as it comes fast enough.
-async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Error> {
+async fn read_body(app: &App, headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Error> {
     let encoding = headers.get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or("identity");
     if !encoding.eq_ignore_ascii_case("identity") {
         return Err(Error::Encoded(encoding.chars().take(40).collect()));
     }
     let server = &app.config.server;
-    let bytes_max = server.body_bytes_max;
+    let bytes_max = server.body_bytes_max.min(bytes_max);
     let stated = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if stated.is_some_and(|bytes| bytes > bytes_max) {
         return Err(Error::BodyTooLarge { bytes_max });
@@ -149,9 +160,26 @@ async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, 
     }
 }
 
+/// What is known of a field with a change in it: what is left out stays as it is, `null` takes a part away.
+fn merged<T: Serialize + DeserializeOwned>(field: &str, known: &T, change: Value) -> Result<T, FieldError> {
+    let wrong = |problem: String| FieldError::new(field, problem);
+    let Value::Object(change) = change else { return Err(wrong("not a JSON object".to_owned())) };
+    let mut whole = serde_json::to_value(known).map_err(|error| wrong(error.to_string()))?;
+    for (part, value) in change {
+        whole[part] = value;
+    }
+    if let Some(parts) = whole.as_object_mut() {
+        parts.retain(|_, value| !value.is_null());
+    }
+    serde_json::from_value(whole).map_err(|error| wrong(error.to_string()))
+}
+
 /// Reads a JSON body; unknown fields are refused by the types themselves.
 async fn read_json<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Error> {
-    let bytes = read_body(app, headers, body).await?;
+    let bytes = read_body(app, headers, body, usize::MAX).await?;
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(FieldError::new("body", "not a JSON object; send `{…}` with the fields by their names").into());
+    }
     serde_json::from_slice(&bytes).map_err(|error| FieldError::new("body", error.to_string()).into())
 }
 

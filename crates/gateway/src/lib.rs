@@ -25,6 +25,7 @@ mod session;
 mod spending;
 mod telemetry;
 mod trials;
+mod unpriced;
 mod upkeep;
 mod webhook;
 

@@ -42,8 +42,7 @@ pub(crate) struct Counted {
 
 /// Counts a request towards every limit of its key, unless one of them is used up.
 pub(crate) async fn count(app: &App, asked: &mut Asked) -> Result<Counted, Error> {
-    count_free(app, asked).await?;
-    let account = &asked.caller.account;
+    let account = Arc::clone(&asked.caller.account);
     let rules = &account.rules;
     let minute = |id: String, rule, limit: u64| Rate { id, rule, limit, window_ms: MINUTE_MS };
     let mut counted = Counted::default();
@@ -52,7 +51,8 @@ pub(crate) async fn count(app: &App, asked: &mut Asked) -> Result<Counted, Error
         counted.requests = Some(app.ledger.count(&rate, 1).await?);
     }
     if let (Some(limit), Some(user)) = (rules.user_requests_per_minute, &asked.request.user) {
-        let id = format!("user:{}/{user}", account.hash);
+        // Not by name: a user can ask to be forgotten.
+        let id = format!("user:{}/{}", account.hash, protocol::digest_of(user.as_bytes()));
         app.ledger.count(&minute(id, "rules.user_requests_per_minute", u64::from(limit)), 1).await?;
     }
     if let Some(limit) = rules.tokens_per_minute {
@@ -62,6 +62,7 @@ pub(crate) async fn count(app: &App, asked: &mut Asked) -> Result<Counted, Error
         counted.tokens = Some(left);
         counted.tokens_estimated = Some(Estimate { rate, amount: estimated, reset_ms: left.reset_ms });
     }
+    count_free(app, asked).await?; // last: what a key's own limits refuse costs its tenant nothing
     Ok(counted)
 }
 
@@ -107,11 +108,12 @@ pub(crate) struct OpenStream {
 }
 
 impl Streams {
-    /// Opens a stream, unless the key has as many as it may; gateways that share a database share the limit evenly.
+    /// Opens a stream, unless the key has as many as it may; gateways that share a database share the limit evenly, each at
+    /// least one.
     pub(crate) fn open(&self, app: &App, asked: &Asked) -> Result<OpenStream, Error> {
         let key_hash = asked.caller.account.hash.clone();
         let limit = asked.caller.account.rules.streams_max;
-        let share = limit.map(|limit| limit.div_ceil(app.ledger.gateways_alive()));
+        let share = limit.map(|limit| (limit / app.ledger.gateways_alive().max(1)).max(limit.min(1)));
         let mut open = self.lock();
         let count = open.entry(key_hash.clone()).or_default();
         if let Some(limit) = limit

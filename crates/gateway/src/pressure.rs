@@ -65,13 +65,22 @@ impl Pressure {
 mod tests {
     use super::*;
 
+    /// Keeps the thread, as whatever stalls it does.
+    fn spin(time: Duration) -> u64 {
+        let (begun, mut turns) = (Instant::now(), 0);
+        while begun.elapsed() < time {
+            turns += 1;
+        }
+        turns
+    }
+
     #[tokio::test]
     async fn one_stall_sheds_nothing_and_lasting_lag_does() {
         const STALL: Duration = Duration::from_millis(600);
         let pressure = Pressure::start();
         let stalled = async || {
             tokio::time::sleep(TICK / 2).await;
-            std::thread::sleep(STALL);
+            std::hint::black_box(spin(STALL));
             tokio::task::yield_now().await;
         };
         tokio::time::sleep(4 * TICK).await;

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::grants::{self, Sold};
 use crate::limits::Counted;
 use crate::origin::Origin;
+use crate::unpriced;
 use cache::{Fold, Owner};
 use catalog::{Catalog, Resolved};
 use ledger::Caller;
@@ -24,6 +25,7 @@ pub(crate) fn resolve(
     started: Instant,
 ) -> Result<Asked, Error> {
     origin.read(&request);
+    unpriced::refuse(&request)?;
     let sold = grants::sold(&caller, &mut request)?;
     if sold.hides_source {
         grants::refuse_probing(&request)?;

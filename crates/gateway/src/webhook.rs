@@ -122,6 +122,14 @@ fn body(notice: &Notice) -> Value {
     })
 }
 
+/// True where a secret has a key in it.
+pub(crate) fn is_key(secret: &str) -> bool {
+    match secret.strip_prefix("whsec_") {
+        Some(text) => BASE64.decode(text).is_ok_and(|key| !key.is_empty()),
+        None => !secret.is_empty(),
+    }
+}
+
 /// github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md: HMAC-SHA256 over id, time and body; a
 /// secret that begins with `whsec_` is the base64 of the key, any other the key itself.
 fn signature(secret: &str, id: &str, time_s: i64, body: &str) -> String {

@@ -37,7 +37,7 @@ struct State {
 
 /// A budget does not cover even the least that a request needs.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
-#[error("{budget} has {available} USD left and the request needs {needed} USD")]
+#[error("of {budget} {available} USD are left, and the request needs {needed} USD")]
 pub struct NotEnough {
     /// `the key`, `the tenant`, `the credits of the tenant` or ``the user `NAME` ``.
     pub budget: String,

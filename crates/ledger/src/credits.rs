@@ -1,9 +1,10 @@
 //! Credits: what tenants pay or are given in advance, refunds, and what expires.
 
 use crate::ledger::{Ledger, now_ms};
+use crate::rates::DAY_MS;
 use crate::terms::share_of;
 use catalog::NanoUsd;
-use database::{CreditRow, DatabaseError, Transfer, Withdrawal, budget_id};
+use database::{CreditRow, DatabaseError, RefundAhead, Transfer, Withdrawal, budget_id};
 use serde::Deserialize;
 use std::time::Duration;
 use thiserror::Error;
@@ -38,6 +39,9 @@ pub enum Preset {
 impl CreditTerms {
     /// What is wrong with them: the field and the problem.
     pub fn problem(&self) -> Option<(&'static str, String)> {
+        if self.expire_days == Some(0) {
+            return Some(("credits.expire_days", "0; use 1 or more, or leave it out where credits last".to_owned()));
+        }
         let amounts = [("credits.fee_percent", self.fee_percent), ("credits.fee_usd_min", self.fee_usd_min)];
         let wrong = amounts.into_iter().find_map(|(field, amount)| {
             amount.filter(|amount| !(0.0..=100.0).contains(amount)).map(|amount| (field, amount))
@@ -111,6 +115,9 @@ pub enum CreditsError {
     Database(#[from] DatabaseError),
 }
 
+/// Refunds of payments that nobody tells of are kept for so long.
+const KEPT_MS: i64 = 90 * DAY_MS;
+
 impl Ledger {
     /// Books a top-up with what it costs by `terms`; false where it was booked before.
     ///
@@ -183,8 +190,9 @@ impl Ledger {
             let lot = state.lots.iter().find(|lot| lot.id == payment && lot.kind == "purchase");
             let lot = lot.ok_or_else(|| CreditsError::UnknownPayment(payment.to_owned()))?;
             let now = now_ms();
-            if self.database.is_transferred(refund, "refund").await? {
-                return Ok(NanoUsd::ZERO);
+            if let Some((owner, nano)) = self.database.transferred(refund, "refund").await? {
+                let is_same = owner == tenant && wanted.is_none_or(|wanted| wanted.0 == nano);
+                return if is_same { Ok(NanoUsd::ZERO) } else { Err(CreditsError::Differs(refund.to_owned())) };
             }
             if now > terms.refundable_until(lot.created_ms) {
                 return Err(CreditsError::TooLate { hours: terms.refund_hours.unwrap_or(24) });
@@ -206,12 +214,38 @@ impl Ledger {
         Err(CreditsError::NotFree { free, wanted: asked })
     }
 
-    /// A payment as it was booked.
+    /// Books money that was paid back for a payment, also where that is told of later; see [`Ledger::book_refunds`].
     ///
     /// # Errors
-    /// When the database refuses.
-    pub async fn paid_by(&self, payment: &str) -> Result<Option<CreditRow>, DatabaseError> {
-        Ok(self.database.credit(payment).await?.filter(|credit| credit.kind == "purchase"))
+    /// When the credits that it bought are used up; when the database refuses.
+    pub async fn paid_back(&self, id: &str, payment: &str, money: NanoUsd) -> Result<Option<NanoUsd>, CreditsError> {
+        let (id, payment) = (id.to_owned(), payment.to_owned());
+        // Kept first: whoever comes second, the payment or its refund, finds the other.
+        self.database
+            .keep_refund(&RefundAhead { id, payment: payment.clone(), nano: money.0, created_ms: now_ms() })
+            .await?;
+        self.book_refunds(&payment).await
+    }
+
+    /// Takes back as much of the credits of a payment as was paid back of its money, fee included; returns how much, or
+    /// nothing where the payment is not known yet.
+    ///
+    /// # Errors
+    /// When these credits are used up; when the database refuses.
+    pub async fn book_refunds(&self, payment: &str) -> Result<Option<NanoUsd>, CreditsError> {
+        let Some(lot) = self.database.credit(payment).await?.filter(|credit| credit.kind == "purchase") else {
+            return Ok(None);
+        };
+        // Whoever paid it back has decided that it is not too late.
+        let terms = CreditTerms { refund_hours: Some(u32::MAX), ..CreditTerms::default() };
+        let mut taken = NanoUsd::ZERO;
+        for refund in self.database.refunds_kept(payment).await? {
+            let share = i128::from(refund.nano) * i128::from(lot.nano) / i128::from((lot.nano + lot.fee_nano).max(1));
+            let credits = NanoUsd(i64::try_from(share).unwrap_or(i64::MAX));
+            taken += self.refund(&terms, (&lot.tenant_id, payment), &refund.id, Some(credits)).await?;
+            self.database.drop_refunds(&refund.id, now_ms() - KEPT_MS).await?;
+        }
+        Ok(Some(taken))
     }
 
     /// Lets end what has expired and is not set aside; returns how much.

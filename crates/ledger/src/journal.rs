@@ -37,7 +37,7 @@ impl Journal {
         let (mut reservations, mut settled) = (Vec::new(), Vec::new());
         for line in set_aside.into_iter().chain(of_outage) {
             match line {
-                Line::Reserve(reservation) => reservations.push(reservation),
+                Line::Reserve(reservation) => reservations.push(*reservation),
                 Line::Settle(generation) => settled.push(Settled { generation: *generation, drawn: Vec::new() }),
             }
         }

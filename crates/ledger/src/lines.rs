@@ -10,7 +10,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Line {
-    Reserve(Reservation),
+    Reserve(Box<Reservation>),
     Settle(Box<Generation>),
 }
 

@@ -66,6 +66,18 @@ struct Counter {
     is_empty: bool,
 }
 
+impl Counter {
+    /// Begins anew where its window is over.
+    fn roll_on(&mut self, rate: &Rate, window_ms: i64) {
+        if self.window_ms < window_ms {
+            *self = Self { window_ms, reset_ms: window_ms + rate.window_ms, ..Self::default() };
+        }
+    }
+}
+
+/// Where the database takes longer than so many windows, nobody waits for it.
+const WINDOWS_MAX: u32 = 3;
+
 /// The counters of one gateway.
 #[derive(Debug, Clone)]
 pub(crate) struct Rates {
@@ -83,10 +95,11 @@ impl Rates {
     /// # Errors
     /// When it is used up, with when it begins anew.
     pub(crate) async fn count(&self, rate: &Rate, amount: u64) -> Result<Left, RateExceeded> {
-        let now = now_ms();
-        let window_ms = now.div_euclid(rate.window_ms) * rate.window_ms;
-        let reset_ms = window_ms + rate.window_ms;
+        let mut windows_over = 0;
         loop {
+            let now = now_ms(); // the window may end while the database is asked
+            let window_ms = now.div_euclid(rate.window_ms) * rate.window_ms;
+            let reset_ms = window_ms + rate.window_ms;
             let counter = match self.add(rate, (window_ms, now), amount) {
                 Ok(used) => {
                     return Ok(Left { limit: rate.limit, remaining: rate.limit.saturating_sub(used), reset_ms });
@@ -114,15 +127,23 @@ impl Rates {
                 i64::unsigned_abs,
             );
             self.take(rate, window_ms, granted, granted < share);
+            windows_over += u32::from(now_ms() >= reset_ms);
+            if windows_over == WINDOWS_MAX {
+                return Ok(Left { limit: rate.limit, remaining: 0, reset_ms }); // it has waited longer than any limit asks
+            }
         }
     }
 
-    /// Counts what was needed in place of what was thought to be, unless the window is over.
+    /// Counts what was needed in place of what was thought to be; where that window is over, what is more counts in the next.
     pub(crate) fn correct(&self, estimate: &Estimate, needed: u64) {
+        let (rate, now) = (&estimate.rate, now_ms());
         let mut counters = self.counters();
-        let counter = counters.get_mut(&estimate.rate.id).filter(|counter| counter.reset_ms == estimate.reset_ms);
-        if let Some(counter) = counter {
+        let Some(counter) = counters.get_mut(&rate.id) else { return };
+        counter.roll_on(rate, now.div_euclid(rate.window_ms) * rate.window_ms);
+        if counter.reset_ms == estimate.reset_ms {
             counter.used = (counter.used + needed).saturating_sub(estimate.amount);
+        } else {
+            counter.used += needed.saturating_sub(estimate.amount);
         }
     }
 
@@ -138,9 +159,7 @@ impl Rates {
             });
         }
         let counter = counters.entry(rate.id.clone()).or_default();
-        if counter.window_ms < window_ms {
-            *counter = Counter { window_ms, reset_ms: window_ms + rate.window_ms, ..Counter::default() };
-        }
+        counter.roll_on(rate, window_ms);
         if rate.limit > counter.limit {
             counter.is_empty = false; // raised
         }
@@ -170,7 +189,7 @@ mod tests {
     use database::Database;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn counters_do_not_grow_without_end_and_an_estimate_is_corrected_in_its_window_only() {
+    async fn counters_do_not_grow_without_end_and_an_estimate_is_corrected() {
         let folder = tempfile::tempdir().expect("a folder");
         let rates = Rates::of(Database::open(&folder.path().join("sluice.db")).await.expect("a database"));
         let rate = |id: usize| Rate {
@@ -187,10 +206,26 @@ mod tests {
         rates.correct(&estimate(left.reset_ms), 9);
         rates.correct(&estimate(left.reset_ms - DAY_MS), 0);
         assert_eq!(rates.count(&rate(0), 1).await.expect("it fits").remaining, 89);
+        rates.correct(&estimate(left.reset_ms - DAY_MS), 70);
+        assert_eq!(rates.count(&rate(0), 1).await.expect("it fits").remaining, 78, "what ends later counts then");
         for id in 1..=COUNTERS_MAX {
             let _lacking = rates.add(&rate(id), (left.reset_ms - DAY_MS, left.reset_ms - 1), 1);
         }
         assert!(rates.counters().len() <= COUNTERS_MAX);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_window_that_ends_meanwhile_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rates = Rates::of(Database::open(&folder.path().join("sluice.db")).await.expect("a database"));
+        let mut asked = tokio::task::JoinSet::new();
+        for at in 0..400 {
+            let (rates, id) = (rates.clone(), format!("requests:{}", at % 4));
+            let rate = Rate { id, rule: "rules.requests_per_minute", limit: 4, window_ms: 20 };
+            asked.spawn(async move { rates.count(&rate, 1).await.is_ok() });
+        }
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), asked.join_all()).await;
+        assert_eq!(ended.expect("nobody asks for ever").len(), 400);
     }
 
     #[tokio::test(flavor = "multi_thread")]

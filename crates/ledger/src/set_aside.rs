@@ -61,7 +61,7 @@ impl SetAside {
 
     /// Writes a reservation down; it survives the death of the process once this returns.
     pub(crate) fn write(&self, reservation: &Reservation) -> io::Result<Written> {
-        let line = Line::Reserve(reservation.clone());
+        let line = Line::Reserve(Box::new(reservation.clone()));
         let mut state = self.state();
         let other = 1 - state.current;
         if state.turns[state.current].bytes > BYTES_MAX && state.turns[other].bytes == 0 {

@@ -42,7 +42,7 @@ pub struct Settlement {
     counted: Option<(Rates, Estimate)>,
     /// No key pays: the gateway asks for itself.
     is_free: bool,
-    /// The record so far; whoever knows a field fills it in.
+    /// The record so far; whoever knows a field fills it in. Until it ends, `upstream_nano` is the most that providers may take.
     pub generation: Generation,
 }
 
@@ -122,6 +122,8 @@ impl Settlement {
             key_hash: self.account.hash.clone(),
             model: self.generation.model.clone(),
             nano: self.hold.nano.0,
+            upstream_nano: self.generation.upstream_nano,
+            sold_as: self.generation.sold_as.clone(),
             created_ms: self.generation.created_ms,
             end_user: self.generation.end_user.clone(),
             is_free: self.is_free,
@@ -164,8 +166,7 @@ impl Drop for Settlement {
             self.generation.state = "failed".to_owned();
             self.generation.estimated = true;
             self.generation.failure = "the request ended without a bill".to_owned();
-            let reserved = self.hold.nano;
-            self.settle(Bill { upstream: reserved, charged: reserved });
+            self.settle(Bill { upstream: NanoUsd(self.generation.upstream_nano), charged: self.hold.nano });
         }
     }
 }

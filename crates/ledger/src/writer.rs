@@ -26,7 +26,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 const FREE_KEPT_MAX: usize = 50_000;
 
 pub(crate) enum Record {
-    Reserve(Reservation, Waiting),
+    Reserve(Box<Reservation>, Waiting),
     Settle(Box<Settled>),
     /// Answered once everything before it is stored, or cannot be.
     Barrier(oneshot::Sender<()>),
@@ -122,11 +122,11 @@ impl Writer {
             // The place is taken first: what is written must reach the writer.
             let place = self.records.try_reserve().map_err(|_| DatabaseError::Away)?;
             let written = self.set_aside.write(&reservation).map_err(DatabaseError::Journal)?;
-            place.send(Record::Reserve(reservation, Waiting::Line(written)));
+            place.send(Record::Reserve(Box::new(reservation), Waiting::Line(written)));
             return Ok(Kept::File);
         }
         let (done, stored) = oneshot::channel();
-        let sent = self.records.send(Record::Reserve(reservation, Waiting::Request(done))).await;
+        let sent = self.records.send(Record::Reserve(Box::new(reservation), Waiting::Request(done))).await;
         match (sent, stored.await) {
             (Ok(()), Ok(outcome)) => outcome.map(|()| Kept::Database),
             _ => Err(DatabaseError::Away),
@@ -209,7 +209,7 @@ struct Batch {
 impl Batch {
     fn add(&mut self, record: Record) {
         match record {
-            Record::Reserve(reservation, waiting) => self.pending.reserve(reservation, waiting),
+            Record::Reserve(reservation, waiting) => self.pending.reserve(*reservation, waiting),
             Record::Settle(settled) => self.pending.settled.push(*settled),
             Record::Barrier(done) => self.barriers.push(done),
         }
@@ -379,7 +379,7 @@ impl Books {
                     // Whether the database is back is found out once more before what is pending is left to the journal.
                     None => (ended, retrying) = (true, Box::pin(self.probe())),
                     Some(Record::Reserve(reservation, waiting)) => {
-                        self.reserve_away(reservation, waiting, &cause, &mut pending);
+                        self.reserve_away(*reservation, waiting, &cause, &mut pending);
                     }
                     Some(Record::Settle(settled)) => self.settle_away(*settled, &mut pending),
                     Some(Record::Barrier(done)) => release(vec![done]),
@@ -454,7 +454,7 @@ impl Books {
             }
         };
         let allowed = !cause.is_storage_full() && spent <= self.outage_spend_max;
-        let outcome = match allowed.then(|| self.journal.append(&Line::Reserve(reservation.clone()))) {
+        let outcome = match allowed.then(|| self.journal.append(&Line::Reserve(Box::new(reservation.clone())))) {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(DatabaseError::Journal(error)),
             None => Err(cause.repeat()),

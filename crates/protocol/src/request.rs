@@ -365,13 +365,25 @@ impl ChatRequest {
         (!texts.is_empty()).then(|| texts.join("\n"))
     }
 
-    /// Bytes of all texts, tools and schemas: the base of token estimates.
+    /// Bytes of all texts, tools and schemas, and of whatever else is sent on beyond what settings take: the base of token
+    /// estimates.
     pub fn prompt_bytes(&self) -> usize {
-        let of = |name: &str| self.raw.get(name).map_or(0, Bytes::len);
-        of("messages") + of("tools") + of("response_format")
+        let is_prompt = |name: &str| matches!(name, "messages" | "tools" | "response_format");
+        let is_sent = |name: &str| !crate::dialect::openai_chat::GATEWAY_FIELDS.contains(&name);
+        let (mut prompt, mut others) = (0, 0);
+        for (name, value) in self.raw.0.iter().filter(|(name, _)| is_sent(name)) {
+            if is_prompt(name) {
+                prompt += value.len();
+            } else {
+                others += name.len() + value.len();
+            }
+        }
+        prompt + others.saturating_sub(SETTINGS_BYTES)
     }
 }
 
+/// What is not prompt is settings up to here; a provider may bill what is more.
+const SETTINGS_BYTES: usize = 1_024;
 const MODELS_MAX: usize = 16;
 const TAGS_MAX: usize = 16;
 const TAG_BYTES_MAX: usize = 64;
@@ -389,6 +401,19 @@ mod tests {
         let error = ChatRequest::parse(&Bytes::copy_from_slice(body.as_bytes())).expect_err(body);
         assert_eq!(error.field, field, "{error}");
         assert!(error.problem.contains(part_of_problem), "{error}");
+    }
+
+    #[test]
+    fn whatever_is_sent_on_counts_as_prompt() {
+        let bytes = |more: &str| {
+            let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],"temperature":0{more}}}"#);
+            ChatRequest::parse(&Bytes::from(body)).expect("a request").prompt_bytes()
+        };
+        let plain = bytes("");
+        assert_eq!(bytes(r#","seed":1,"user":"ann""#), plain, "settings are small");
+        let functions = format!(r#","functions":[{{"name":"f","description":"{}"}}]"#, "x".repeat(10_000));
+        assert!(bytes(&functions) > plain + 9_000);
+        assert_eq!(bytes(&format!(r#","session_id":"{}""#, "x".repeat(200))), plain, "what stays here costs nothing");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::serve::read_config;
 use catalog::NanoUsd;
 use database::{Database, DatabaseConfig, budget_id};
-use ledger::{DEFAULT_TENANT, Limits, Role, WantedKey, make_key, reset_problem};
+use ledger::{DEFAULT_TENANT, Limits, Role, WantedKey, make_key, now_ms, reset_problem};
 use std::path::PathBuf;
 
 #[derive(clap::Subcommand)]
@@ -95,14 +95,30 @@ async fn create(place: &Place, wanted: WantedKey) -> Result<(), Failure> {
 }
 
 async fn list(place: &Place) -> Result<(), Failure> {
-    println!("{:<14} {:<24} {:<14} {:>14} {:>14}  state", "hash", "name", "tenant", "limit USD", "spent USD");
+    println!(
+        "{:<14} {:<24} {:<14} {:>14} {:>14}  {:<8} state",
+        "hash", "name", "tenant", "limit USD", "spent USD", "role"
+    );
     let database = place.open().await?;
     for key in database.keys(None).await? {
         let budget = database.budget(&budget_id("key", &key.hash)).await?.unwrap_or_default();
         let limit = budget.limit_nano.map_or_else(|| "none".to_owned(), |nano| NanoUsd(nano).to_string());
-        let state = if key.disabled { "revoked" } else { "active" };
+        let is_over = key.expires_ms.is_some_and(|end| end <= now_ms());
+        let state = if key.disabled {
+            "revoked"
+        } else if is_over {
+            "expired"
+        } else {
+            "active"
+        };
+        let name: String = key.name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         let (hash, spent) = (&key.hash[..12], NanoUsd(key.usage_nano));
-        println!("{hash:<14} {:<24} {:<14} {limit:>14} {:>14}  {state}", key.name, key.tenant_id, spent.to_string());
+        println!(
+            "{hash:<14} {name:<24} {:<14} {limit:>14} {:>14}  {:<8} {state}",
+            key.tenant_id,
+            spent.to_string(),
+            key.role
+        );
     }
     Ok(())
 }

@@ -29,10 +29,10 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "statement"], requires = "provider")]
         invoice: Option<PathBuf>,
         /// Whose invoice it is.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", requires = "invoice")]
         provider: Option<String>,
         /// So many dollars of difference in all are in order, as where a provider rounds.
-        #[arg(long, value_name = "USD", default_value_t = 0.01)]
+        #[arg(long, value_name = "USD", default_value_t = 0.01, value_parser = tolerated, requires = "invoice")]
         tolerance: f64,
         #[command(flatten)]
         place: Place,
@@ -74,6 +74,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         place: Place,
     },
+}
+
+fn tolerated(text: &str) -> Result<f64, String> {
+    let usd = text.parse::<f64>().ok().filter(|usd| (0.0..1e9).contains(usd));
+    usd.ok_or_else(|| "use dollars, 0 or more".to_owned())
 }
 
 pub(crate) async fn run(command: Command) -> Result<(), Failure> {

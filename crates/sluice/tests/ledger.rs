@@ -141,6 +141,15 @@ async fn an_invoice_is_held_against_what_was_booked() {
     assert_eq!(differs.status.code(), Some(1), "{shown}");
     assert!(shown.contains("gpt-5") && !shown.contains("gpt-4o-mini"), "only what differs: {shown}");
     assert!(told.contains("differs from the books by 0.5"), "{told}");
+    for (more, part) in [
+        (["--invoice", "x.csv", "--provider", "openai", "--tolerance", "nan"].as_slice(), "dollars"),
+        (&["--provider", "openai"], "--invoice"), // which would close everything
+        (&["--tolerance", "1"], "--invoice"),
+    ] {
+        let wrong = sluice(folder.path(), &[["reconcile"].as_slice(), more].concat());
+        let told = String::from_utf8_lossy(&wrong.stderr).into_owned();
+        assert!(wrong.status.code() == Some(2) && told.contains(part), "{told}");
+    }
     let wrong = compare("day,model\n2026-11-03,x\n", "0");
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("usd"), "{}", String::from_utf8_lossy(&wrong.stderr));

@@ -3,8 +3,8 @@
 
 use crate::stores::{Store, add_key, charged, reservation, settled, statement, stores, tenant_limits, url_of};
 use database::{
-    BudgetRow, Database, DatabaseConfig, DatabaseError, DatabaseUrl, Drawn, Leased, WantedLease, budget_id,
-    user_budget_id,
+    BudgetRow, CreditRow, Database, DatabaseConfig, DatabaseError, DatabaseUrl, Drawn, Leased, Reservation,
+    WantedLease, budget_id, user_budget_id,
 };
 use ledger::{Journal, Replica, Writer};
 use tests::postgres::Server;
@@ -162,4 +162,49 @@ async fn a_dump_of_postgresql_restores_books_that_agree_and_go_on() {
     restored.register_replica("s").await.expect("a gateway");
     restored.commit("s", &[], &[settled("gen-3", 5)]).await.expect("settled");
     assert_eq!(charged(&restored).await, 355);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_is_closed_at_its_cost_and_charged_at_its_price() {
+    for Store { name, database, .. } in stores().await {
+        database.register_replica("r").await.expect("a gateway");
+        let mut open = reservation("gen-1", "r", 300);
+        (open.upstream_nano, open.sold_as) = (200, "acme/own".into());
+        let free = Reservation { is_free: true, ..reservation("gen-2", "r", 300) };
+        database.commit("r", &[open, free], &[]).await.expect("reserved");
+        assert_eq!(database.end_replica("r").await.expect("ended"), 2, "{name}");
+        let read = async |id: &str| database.generation("acme", id).await.expect("a query").expect("a record");
+        let left = read("gen-1").await;
+        assert_eq!((left.upstream_nano, left.charged_nano, left.state.as_str()), (200, 300, "unconfirmed"), "{name}");
+        assert_eq!((left.sold_as.as_str(), left.model_asked.as_str()), ("acme/own", "acme/own"), "{name}: hidden");
+        assert_eq!(charged(&database).await, 300, "{name}");
+        let confirmed = [("gen-1".into(), 21), ("gen-2".into(), 21)];
+        assert_eq!(database.reconcile(&confirmed).await.expect("closed"), 2, "{name}");
+        let closed = read("gen-1").await;
+        assert_eq!((closed.upstream_nano, closed.charged_nano), (21, 32), "{name}: half as much again, rounded up");
+        assert_eq!(read("gen-2").await.charged_nano, 0, "{name}: the gateway's own");
+        assert_eq!(charged(&database).await, 32, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_changed_while_it_is_topped_up_has_all_its_credits() {
+    for Store { name, database, .. } in stores().await {
+        let changing = database.clone();
+        let changes = tokio::spawn(async move {
+            for _ in 0..100 {
+                let tenant = changing.tenant("acme").await.expect("a query").expect("the tenant");
+                let _conflict = changing.update_tenant(&tenant, &tenant_limits(None, "")).await;
+            }
+        });
+        for at in 0..100 {
+            let id = format!("pay-{at}");
+            let credit =
+                CreditRow { id, tenant_id: "acme".into(), kind: "grant".into(), nano: 5, ..CreditRow::default() };
+            while database.add_credit(&credit, &[]).await.is_err() {} // a deadlock is tried again
+        }
+        changes.await.expect("no panic");
+        let row = database.budget(&budget_id("credits", "acme")).await.expect("a query").expect("the budget");
+        assert_eq!(row.limit_nano, Some(500), "{name}");
+    }
 }

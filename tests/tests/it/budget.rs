@@ -106,22 +106,21 @@ async fn what_a_crash_left_open_is_settled_as_unconfirmed_at_its_reservation() {
     let key = keys.and_then(|keys| keys.virtual_key).expect("the first start");
     let hash = ledger.authenticate(&key).await.expect("a caller").account.hash.clone();
     let open = Reservation {
-        is_free: false,
-        source: String::new(),
         generation_id: "gen-open".into(),
         tenant_id: "default".into(),
         key_hash: hash.clone(),
         model: "m".into(),
         nano: 777,
+        upstream_nano: 500,
         created_ms: 1,
-        end_user: String::new(),
         replica_id: replica.id(),
+        ..Reservation::default()
     };
     let own = |id: &str| Reservation {
         is_free: true,
         source: "gen-open".into(),
         generation_id: id.into(),
-        nano: 500,
+        nano: 550,
         created_ms: now_ms(),
         ..open.clone()
     };

@@ -69,3 +69,16 @@ fn syntax_and_unknown_options_are_shown_where_they_stand() {
     let broken = ConfigFile::parse("sluice.toml", "[server\n".to_owned()).expect_err("syntax");
     insta::assert_snapshot!(format!("{misspelt}\n{broken}"));
 }
+
+#[test]
+fn a_secret_in_place_of_its_name_is_refused_and_not_repeated() {
+    let text = "[credits]\nstripe_secret_env = \"whsec-realsecret\"\nexpire_days = 0\n[limits]\nfree_credits_usd = nan\n\
+                [webhook]\nurl = \"https://example.org/\"\nsecret_env = \"another-realsecret\"\n";
+    let file = ConfigFile::parse("sluice.toml", text.to_owned()).expect("it parses");
+    let error = file.check(environment, None).expect_err("it is wrong").to_string();
+    for field in ["credits.stripe_secret_env", "credits.expire_days", "webhook.secret_env", "limits.free_credits_usd"] {
+        assert!(error.contains(field), "{field}: {error}");
+    }
+    let reasons: Vec<&str> = error.lines().filter(|line| line.contains("realsecret")).collect();
+    assert!(reasons.iter().all(|line| line.contains("_env =")), "only the file's own line shows it: {reasons:?}");
+}

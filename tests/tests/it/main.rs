@@ -13,6 +13,7 @@ mod chat;
 mod clients;
 mod configuration;
 mod conformance;
+mod credits;
 mod degraded;
 mod dialects;
 mod endpoints;

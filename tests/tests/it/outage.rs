@@ -159,16 +159,15 @@ async fn unconfirmed_requests_are_closed_at_their_cost_and_a_running_gateway_tak
     let database = Database::open(&stack.database()).await.expect("the same file");
     let key = database.keys(None).await.expect("keys").remove(0);
     let open = |id: &str, nano| database::Reservation {
-        is_free: false,
-        source: String::new(),
         generation_id: id.to_owned(),
         tenant_id: key.tenant_id.clone(),
         key_hash: key.hash.clone(),
         model: "acme/good".to_owned(),
         nano,
+        upstream_nano: nano,
         created_ms: 1,
-        end_user: String::new(),
         replica_id: "dead".to_owned(),
+        ..database::Reservation::default()
     };
     crate::stack::eventually_settled(&database).await;
     database.register_replica("dead").await.expect("a gateway");

@@ -73,6 +73,7 @@ pub(crate) fn reservation(id: &str, replica: &str, nano: i64) -> Reservation {
         key_hash: "k".into(),
         model: "m".into(),
         nano,
+        upstream_nano: nano,
         created_ms: 5,
         end_user: "ann".into(),
         replica_id: replica.into(),

@@ -80,7 +80,7 @@ async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) ->
 /// Finds out who asks what.
 pub(super) async fn asked(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Asked, Error> {
     let caller = auth::caller(app, headers).await?;
-    let body = read_body(app, headers, body).await?;
+    let body = read_body(app, headers, body, usize::MAX).await?;
     let request = read_request(&body, headers)?;
     let origin = Origin::of(headers);
     resolve::resolve(app, caller, request, origin, started)

@@ -97,6 +97,9 @@ pub(super) async fn refund(State(app): State<App>, headers: HeaderMap, body: Bod
     auth::operator(&app, &headers)?;
     let wanted: Refund = read_json(&app, &headers, body).await?;
     let usd = wanted.usd.map(|usd| keys::dollars("usd", usd)).transpose()?;
+    if usd == Some(NanoUsd::ZERO) {
+        return Err(FieldError::new("usd", "0; pay back more, or leave it out for all that was not used").into());
+    }
     let of = (wanted.workspace_id.as_str(), wanted.purchase_id.as_str());
     let id = identified(wanted.id)?;
     let refunded = app.ledger.refund(&app.config.credits, of, &id, usd).await.map_err(refused)?;
@@ -104,8 +107,11 @@ pub(super) async fn refund(State(app): State<App>, headers: HeaderMap, body: Bod
 }
 
 pub(super) fn identified(id: String) -> Result<String, FieldError> {
-    if id.is_empty() || id.len() > ID_CHARS_MAX {
-        return Err(FieldError::new("id", format!("use 1 to {ID_CHARS_MAX} characters, the payment's own id")));
+    if id.is_empty() || id.len() > ID_CHARS_MAX || id.contains(char::is_control) {
+        return Err(FieldError::new(
+            "id",
+            format!("use 1 to {ID_CHARS_MAX} printable characters, the payment's own id"),
+        ));
     }
     Ok(id)
 }

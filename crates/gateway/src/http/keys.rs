@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::auth::{self, Manager, Rank};
 use crate::error::Error;
-use crate::http::{iso_time, present, read_json, utc_time};
+use crate::http::{iso_time, merged, present, read_json, utc_time};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -61,7 +61,7 @@ pub(super) struct KeyChange {
     expires_at: Option<Option<String>>,
     include_byok_in_limit: Option<bool>,
     priority: Option<i64>,
-    rules: Option<Rules>,
+    rules: Option<Value>,
     /// Of the key as it was read: somebody else's change since then is a conflict.
     updated_at: Option<String>,
 }
@@ -137,7 +137,7 @@ pub(super) async fn change(
     Path(hash): Path<String>,
     body: Body,
 ) -> Result<Json<Value>, Error> {
-    let mut key = managed(&app, &headers, &hash).await?;
+    let mut key = changeable(&app, &headers, &hash).await?;
     let change: KeyChange = read_json(&app, &headers, body).await?;
     if change.updated_at.is_some_and(|time| time != iso_time(key.row.updated_ms)) {
         return Err(refused(LedgerError::Conflict));
@@ -161,7 +161,7 @@ pub(super) async fn change(
         key.row.expires_ms = end.map(|time| utc_time("expires_at", &time)).transpose()?;
     }
     if let Some(rules) = change.rules {
-        key.rules = sound(rules)?;
+        key.rules = sound(merged("rules", &key.rules, rules)?)?;
     }
     app.ledger.update_key(&key).await.map_err(refused)?;
     let key = managed(&app, &headers, &hash).await?;
@@ -173,7 +173,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
     Path(hash): Path<String>,
 ) -> Result<Json<Value>, Error> {
-    let mut key = managed(&app, &headers, &hash).await?;
+    let mut key = changeable(&app, &headers, &hash).await?;
     key.row.deleted = true;
     app.ledger.update_key(&key).await.map_err(refused)?;
     Ok(Json(json!({"deleted": true})))
@@ -201,9 +201,22 @@ async fn managed(app: &App, headers: &HeaderMap, hash: &str) -> Result<Key, Erro
     key.ok_or_else(|| Error::NotFound(format!("no key `{hash}`")))
 }
 
+/// The same, for who may change it: what limits management keys, they do not take away.
+async fn changeable(app: &App, headers: &HeaderMap, hash: &str) -> Result<Key, Error> {
+    let key = managed(app, headers, hash).await?;
+    if key.row.role == Role::Manager.as_str() {
+        let of_operator = auth::operator(app, headers);
+        of_operator.map_err(|_| Error::Forbidden("a management key is changed by the operator".to_owned()))?;
+    }
+    Ok(key)
+}
+
 fn named(name: String) -> Result<String, FieldError> {
     if name.trim().is_empty() {
         return Err(FieldError::new("name", "empty; give the key a name to recognise it by"));
+    }
+    if name.contains(char::is_control) {
+        return Err(FieldError::new("name", "has control characters; leave them out"));
     }
     if name.chars().count() > NAME_CHARS_MAX {
         return Err(FieldError::new("name", format!("at most {NAME_CHARS_MAX} characters are accepted")));

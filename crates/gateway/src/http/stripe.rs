@@ -10,14 +10,17 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use catalog::NanoUsd;
 use hmac::{Hmac, KeyInit, Mac};
-use ledger::{CreditTerms, Payment, now_ms};
+use ledger::{Payment, now_ms};
 use protocol::FieldError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 /// A signature older than this is not taken: who has seen one cannot send it again.
-const SIGNATURE_AGE_MAX_S: i64 = 300;
+const SIGNATURE_AGE_MAX_S: u64 = 300;
+/// While a secret is rolled there are two.
+const SIGNATURES_MAX: usize = 8;
+const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// An event of Stripe's; other kinds than these are acknowledged and change nothing.
 #[derive(Deserialize)]
@@ -36,7 +39,7 @@ pub(super) async fn receive(State(app): State<App>, headers: HeaderMap, body: Bo
     let secret = app.config.stripe_secret.as_ref();
     let secret = secret
         .ok_or_else(|| Error::NotFound("no webhook secret is configured ([credits] stripe_secret_env)".into()))?;
-    let body = read_body(&app, &headers, body).await?;
+    let body = read_body(&app, &headers, body, EVENT_BYTES_MAX).await?;
     let signature = headers.get("stripe-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !is_signed(secret.expose().as_bytes(), signature, &body, now_ms() / 1_000) {
         return Err(Error::BadRequest(FieldError::new("Stripe-Signature", "does not sign this body, or is too old")));
@@ -70,7 +73,12 @@ async fn paid(app: &App, checkout: &Value) -> Result<&'static str, Error> {
     let id = ids.into_iter().find(|id| !id.is_empty()).unwrap_or_default();
     let payment = Payment { id: identified(id)?, tenant: tenant.to_owned(), credits, is_paid: true };
     let is_new = app.ledger.top_up(&app.config.credits, &payment).await.map_err(refused)?;
-    Ok(if is_new { "top-up" } else { "nothing: it was booked before" })
+    let back = app.ledger.book_refunds(&payment.id).await.map_err(refused)?.unwrap_or_default();
+    Ok(match (is_new, back > NanoUsd::ZERO) {
+        (_, true) => "top-up, and the refund that came before it",
+        (true, false) => "top-up",
+        (false, false) => "nothing: it was booked before",
+    })
 }
 
 /// Money that Stripe has paid back takes the credits back that it bought. Where these are used, that is a conflict: Stripe
@@ -79,19 +87,16 @@ async fn paid_back(app: &App, refund: &Value) -> Result<&'static str, Error> {
     if refund["status"] != "succeeded" {
         return Ok("nothing: it is not paid back yet");
     }
-    let payment = text(refund, "payment_intent");
-    let Some(lot) = app.ledger.paid_by(&payment).await.map_err(Error::unreadable)? else {
-        return Ok("nothing: it is of no payment that was booked");
-    };
-    let back = in_dollars(refund, "amount")?;
-    // As much of the credits as of the money that bought them, fee included.
-    let share = i128::from(back.0) * i128::from(lot.nano) / i128::from((lot.nano + lot.fee_nano).max(1));
-    let credits = NanoUsd(i64::try_from(share).unwrap_or(i64::MAX));
-    let id = identified(text(refund, "id"))?;
-    // Whoever paid it back has decided that it is not too late.
-    let terms = CreditTerms { refund_hours: Some(u32::MAX), ..app.config.credits.clone() };
-    let back = app.ledger.refund(&terms, (&lot.tenant_id, &payment), &id, Some(credits)).await.map_err(refused)?;
-    Ok(if back > NanoUsd::ZERO { "refund" } else { "nothing: it was booked before" })
+    let (id, payment) = (identified(text(refund, "id"))?, text(refund, "payment_intent"));
+    if payment.is_empty() {
+        return Ok("nothing: it names no payment");
+    }
+    let money = in_dollars(refund, "amount")?;
+    Ok(match app.ledger.paid_back(&id, &payment, money).await.map_err(refused)? {
+        None => "nothing yet: its payment was not booked; it is kept until that arrives",
+        Some(NanoUsd::ZERO) => "nothing: it was booked before",
+        Some(_) => "refund",
+    })
 }
 
 fn text(object: &Value, name: &str) -> String {
@@ -117,15 +122,14 @@ fn is_signed(secret: &[u8], header: &str, body: &[u8], now_s: i64) -> bool {
         header.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(key, _)| *key == name))
     };
     let Some((_, time)) = part("t").next() else { return false };
-    let is_recent = time.parse::<i64>().is_ok_and(|time| (now_s - time).abs() <= SIGNATURE_AGE_MAX_S);
-    let signs = |signature: &str| {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return false };
-        mac.update(time.as_bytes());
-        mac.update(b".");
-        mac.update(body);
-        bytes_of(signature).is_some_and(|signature| mac.verify_slice(&signature).is_ok())
-    };
-    is_recent && part("v1").any(|(_, signature)| signs(signature))
+    let is_recent = time.parse::<i64>().is_ok_and(|time| time.abs_diff(now_s) <= SIGNATURE_AGE_MAX_S);
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return false };
+    if !is_recent {
+        return false;
+    }
+    [time.as_bytes(), b".", body].into_iter().for_each(|part| mac.update(part));
+    let signs = |signature: Vec<u8>| mac.clone().verify_slice(&signature).is_ok();
+    part("v1").take(SIGNATURES_MAX).filter_map(|(_, signature)| bytes_of(signature)).any(signs)
 }
 
 fn bytes_of(hexadecimal: &str) -> Option<Vec<u8>> {
@@ -154,6 +158,10 @@ mod tests {
         assert!(!check("another", &header, "{\"a\":1}", 1_700_000_100));
         assert!(!check("whsec_test", &header, "{\"a\":1}", 1_700_000_301), "too old");
         assert!(!check("whsec_test", &header.replace("t=1700000000", "t=1700000050"), "{\"a\":1}", 1_700_000_100));
+        let distant = header.replace("t=1700000000", &format!("t={}", i64::MIN));
+        assert!(!check("whsec_test", &distant, "{\"a\":1}", 1_700_000_100));
+        let many = format!("t=1700000000,{}v1={SIGNATURE}", "v1=00,".repeat(SIGNATURES_MAX));
+        assert!(!check("whsec_test", &many, "{\"a\":1}", 1_700_000_100), "nobody sends so many");
         assert!(!check("whsec_test", "", "{\"a\":1}", 1_700_000_100));
         assert!(!check("whsec_test", "t=1700000000,v1=zz", "{\"a\":1}", 1_700_000_100));
     }

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::auth;
 use crate::error::Error;
-use crate::http::{iso_time, keys, present, read_json};
+use crate::http::{iso_time, keys, merged, present, read_json};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -49,7 +49,7 @@ pub(super) struct TenantChange {
     limit_reset: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
     soft_limit: Option<Option<f64>>,
-    terms: Option<Terms>,
+    terms: Option<Value>,
     /// Of the tenant as it was read: somebody else's change since then is a conflict.
     updated_at: Option<String>,
 }
@@ -129,7 +129,7 @@ pub(super) async fn change(
         tenant.budget.reset = keys::known_reset(reset.unwrap_or_default())?;
     }
     if let Some(terms) = change.terms {
-        tenant.terms = sound(&app, terms)?;
+        tenant.terms = sound(&app, merged("terms", &tenant.terms, terms)?)?;
     }
     app.ledger.update_tenant(&tenant).await.map_err(keys::refused)?;
     Ok(Json(json!({ "data": row(&find(&app, &id).await?) })))
@@ -153,6 +153,11 @@ fn sound(app: &App, terms: Terms) -> Result<Terms, Error> {
         return Err(FieldError::new(format!("terms.{field}"), problem).into());
     }
     for (at, model) in terms.models.iter().enumerate() {
+        let (name, catalog) = (model.id.split(':').next().unwrap_or_default(), &app.config.catalog);
+        if catalog.find(&model.id).is_some() || catalog.find(name).is_some() || name.starts_with("policy/") {
+            let problem = format!("`{}` is the name of something else here; use one of your own", model.id);
+            return Err(FieldError::new(format!("terms.models[{at}].id"), problem).into());
+        }
         let is_known = match model.serves.strip_prefix("policy/") {
             Some(policy) => app.config.policies.contains_key(policy),
             None => app.config.catalog.find(&model.serves).is_some(),

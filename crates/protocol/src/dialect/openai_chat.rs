@@ -12,7 +12,7 @@ use compatible::{normalised_choice, normalised_usage};
 use serde_json::{Map, Value, json};
 
 /// Fields that are spoken between client and gateway only.
-const GATEWAY_FIELDS: [&str; 6] = ["sluice", "models", "provider", "usage", "session_id", "route"];
+pub(crate) const GATEWAY_FIELDS: [&str; 6] = ["sluice", "models", "provider", "usage", "session_id", "route"];
 const OUTPUT_CAPS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// Writes the request for an endpoint: the client's own bytes with model, output cap and stream options replaced. The

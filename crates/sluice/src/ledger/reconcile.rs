@@ -18,6 +18,9 @@ struct Confirmed {
     cost_usd: f64,
 }
 
+/// What costs so many times what was set aside for it is a mistake in the unit.
+const OVER_MAX: i64 = 10;
+
 /// Closes what is open, at its reservation or at what `statement` says; or only lists it.
 pub(super) async fn run(list: bool, statement: Option<PathBuf>, place: &Place) -> Result<(), Failure> {
     let config = place.config()?;
@@ -35,7 +38,7 @@ pub(super) async fn run(list: bool, statement: Option<PathBuf>, place: &Place) -
         return Ok(());
     }
     let confirmed = match statement {
-        None => open.iter().map(|generation| (generation.id.clone(), generation.reserved_nano)).collect(),
+        None => open.iter().map(|generation| (generation.id.clone(), generation.upstream_nano)).collect(),
         Some(file) => read_statement(&file, &open)?,
     };
     let closed = database.reconcile(&confirmed).await?;
@@ -57,17 +60,25 @@ async fn settle_what_is_left(config: &DatabaseConfig, database: &Database) -> Re
 }
 
 fn read_statement(file: &Path, open: &[Generation]) -> Result<Vec<(String, i64)>, Failure> {
-    let reserved: HashMap<&str, i64> = open.iter().map(|g| (g.id.as_str(), g.reserved_nano)).collect();
+    let mut most: HashMap<&str, i64> = open.iter().map(|g| (g.id.as_str(), g.upstream_nano)).collect();
+    let text = std::fs::read_to_string(file).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
     let mut confirmed = Vec::new();
-    for (at, line) in std::fs::read_to_string(file)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |problem: String| Failure::Usage(format!("{}:{}: {problem}", file.display(), at + 1));
         let row: Confirmed = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-        if !reserved.contains_key(row.id.as_str()) {
-            return Err(wrong(format!("`{}` is not unconfirmed; `sluice ledger reconcile --list` shows all", row.id)));
-        }
+        let Some(most) = most.remove(row.id.as_str()) else {
+            let problem = "is not unconfirmed, or here twice; `sluice ledger reconcile --list` shows all";
+            return Err(wrong(format!("`{}` {problem}", row.id)));
+        };
         let cost = NanoUsd::from_usd(row.cost_usd).filter(|cost| *cost >= NanoUsd::ZERO);
         let cost =
             cost.ok_or_else(|| wrong(format!("cost_usd: {} is no amount; use dollars, 0 or more", row.cost_usd)))?;
+        if cost.0 / OVER_MAX > most {
+            let most = NanoUsd(most);
+            return Err(wrong(format!(
+                "cost_usd: {cost} is over {OVER_MAX} times {most}, the most expected; use dollars"
+            )));
+        }
         confirmed.push((row.id, cost.0));
     }
     Ok(confirmed)
