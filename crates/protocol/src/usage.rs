@@ -51,7 +51,8 @@ impl Usage {
         })
     }
 
-    /// The usage of an answer whose provider did not state it, at about 4 bytes a token.
+    /// The usage of an answer whose provider did not state it, at about 4 bytes of the prompt, and 4
+    /// characters of the answer, a token.
     pub fn estimate(prompt_bytes: usize, text_chars: usize) -> Self {
         Self {
             input_tokens: prompt_bytes.div_ceil(4) as u64,

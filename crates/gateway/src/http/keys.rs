@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use catalog::NanoUsd;
-use ledger::{Key, LedgerError, Limits, Role, Rules, WantedKey, reset_problem};
+use ledger::{Key, LedgerError, Limits, Role, Rules, WantedKey, now_ms, reset_problem};
 use protocol::FieldError;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ pub(super) async fn create(
             soft: told(&app, new.soft_limit)?,
             reset: known_reset(reset)?,
         },
-        expires_ms: new.expires_at.map(|time| utc_time("expires_at", &time)).transpose()?,
+        expires_ms: new.expires_at.map(|time| in_future("expires_at", &time)).transpose()?,
         priority: new.priority,
         rules: sound(new.rules)?,
     };
@@ -231,14 +231,27 @@ fn no_byok(included: bool) -> Result<(), FieldError> {
 
 /// Dollars that are not below zero.
 pub(super) fn dollars(field: &str, usd: f64) -> Result<NanoUsd, FieldError> {
-    let amount = NanoUsd::from_usd(usd).filter(|amount| *amount >= NanoUsd::ZERO);
-    amount.ok_or_else(|| FieldError::new(field, format!("{usd}; use dollars, 0 or more")))
+    let is_kept = |amount: &NanoUsd| *amount > NanoUsd::ZERO || usd == 0.0;
+    let amount = NanoUsd::from_usd(usd).filter(is_kept);
+    amount.ok_or_else(|| FieldError::new(field, format!("{usd}; use dollars, 0 to 9,000,000,000")))
+}
+
+/// When a key is to end.
+fn in_future(field: &str, time: &str) -> Result<i64, FieldError> {
+    let end_ms = utc_time(field, time)?;
+    if end_ms <= now_ms() {
+        return Err(FieldError::new(field, format!("`{time}` is over; use a time to come")));
+    }
+    Ok(end_ms)
 }
 
 /// A soft limit, where there is a webhook to be told.
 pub(super) fn told(app: &App, usd: Option<f64>) -> Result<Option<NanoUsd>, FieldError> {
     if usd.is_some() && app.config.webhook.is_none() {
-        return Err(FieldError::new("soft_limit", "nobody would be told; set [webhook] url in the configuration"));
+        return Err(FieldError::new(
+            "soft_limit",
+            "nobody would be told; set [webhook] url, secret_env and that variable",
+        ));
     }
     usd.map(|usd| dollars("soft_limit", usd)).transpose()
 }

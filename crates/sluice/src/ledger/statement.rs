@@ -59,7 +59,7 @@ pub(super) fn csv(s: &Statement, out: Box<dyn Write>) -> Result<(), Failure> {
         "usd",
     ])?;
     let mut write = |kind: &str, line: &Line, fee: i64, nano: i64| {
-        let day = if line.model.is_empty() { String::new() } else { line.day.to_string() };
+        let day = if line.requests == 0 { String::new() } else { line.day.to_string() };
         let count = |number: i64| if line.requests > 0 { number.to_string() } else { String::new() };
         let availability = line.availability().map(|share| share.to_string()).unwrap_or_default();
         let (saved, fee) = (usd(line.saved_nano).to_string(), usd(fee).to_string());
