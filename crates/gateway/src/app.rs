@@ -50,30 +50,30 @@ pub struct App {
 
 /// The running gateway: hands each request the configuration of the moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Live {
-    app: App,
-    config: Arc<RwLock<Arc<Config>>>,
-}
+pub(crate) struct Live(Arc<RwLock<Arc<App>>>);
 
 impl Live {
     pub(crate) fn new(app: App) -> Self {
-        let config = Arc::new(RwLock::new(Arc::clone(&app.config)));
-        Self { app, config }
+        Self(Arc::new(RwLock::new(Arc::new(app))))
     }
 
     /// Swaps the configuration. What is bound to sockets, files and memory stays; its tables are returned.
     pub(crate) fn swap(&self, mut new: Config) -> Vec<&'static str> {
-        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
-        let left = new.keep_fixed(&current);
-        *current = Arc::new(new);
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let left = new.keep_fixed(&current.config);
+        *current = Arc::new(App { config: Arc::new(new), ..App::clone(&current) });
         left
+    }
+
+    /// As it is configured now.
+    pub(crate) fn current(&self) -> Arc<App> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl FromRef<Live> for App {
     fn from_ref(live: &Live) -> Self {
-        let config = Arc::clone(&live.config.read().unwrap_or_else(PoisonError::into_inner));
-        Self { config, ..live.app.clone() }
+        Self::clone(&live.current())
     }
 }
 

@@ -269,6 +269,11 @@ impl Ledger {
         self.database.usage(filter, split).await
     }
 
+    /// True where more is to be booked than can be, so that who asks now would wait for long.
+    pub fn is_behind(&self) -> bool {
+        self.writer.pace.is_behind()
+    }
+
     /// Proves that the database answers.
     ///
     /// # Errors

@@ -1,14 +1,21 @@
 //! Whether requests may go on before the database has their reservations: as long as it is known to follow.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A commit that takes longer may be the beginning of an outage: reservations wait for it.
 const PROMPT: Duration = Duration::from_millis(100);
 
+/// So many full batches in a row are no moment's rush.
+const BEHIND: u32 = 4;
+
 /// What requests see of the writer without asking it.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<State>);
+pub(crate) struct Pace {
+    state: Mutex<State>,
+    full_batches: AtomicU32,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 enum State {
@@ -20,7 +27,10 @@ enum State {
 }
 
 impl Pace {
-    pub(crate) fn commits(&self) {
+    /// Begins to commit a batch, which took all that was there or is full.
+    pub(crate) fn commits(&self, is_full: bool) {
+        let before = self.full_batches.load(Ordering::Relaxed);
+        self.full_batches.store(if is_full { before.saturating_add(1) } else { 0 }, Ordering::Relaxed);
         *self.state() = State::Committing(Instant::now());
     }
 
@@ -41,8 +51,13 @@ impl Pace {
         }
     }
 
+    /// True where more is to be written than can be, and has been for several batches.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.full_batches.load(Ordering::Relaxed) >= BEHIND
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,7 +69,7 @@ mod tests {
     async fn a_commit_that_takes_long_is_waited_for() {
         let pace = Pace::default();
         assert!(pace.is_prompt());
-        pace.commits();
+        pace.commits(false);
         assert!(pace.is_prompt());
         tokio::time::sleep(PROMPT).await;
         assert!(!pace.is_prompt());
@@ -62,5 +77,12 @@ mod tests {
         assert!(pace.is_prompt());
         pace.is_away();
         assert!(!pace.is_prompt());
+        for _ in 0..BEHIND {
+            assert!(!pace.is_behind());
+            pace.commits(true);
+        }
+        assert!(pace.is_behind());
+        pace.commits(false);
+        assert!(!pace.is_behind(), "the queue is empty");
     }
 }

@@ -53,7 +53,7 @@ pub struct Writer {
     records: mpsc::Sender<Record>,
     replica: Arc<Replica>,
     set_aside: Arc<SetAside>,
-    pace: Arc<Pace>,
+    pub(crate) pace: Arc<Pace>,
     /// Where power is to be survived: who waits for the disk.
     syncs: Option<mpsc::Sender<Sync>>,
 }
@@ -249,8 +249,9 @@ impl Books {
             {
                 batch.add(record);
             }
+            let batch_len = batch.len();
             let Batch { mut pending, barriers } = batch;
-            self.pace.commits();
+            self.pace.commits(batch_len >= BATCH_MAX);
             let (id, begun) = (self.replica.id(), Instant::now());
             match self.commit(&id, &pending).await {
                 Ok(()) => {
