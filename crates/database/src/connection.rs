@@ -167,6 +167,8 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 /// Says what the database could not do.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
+    #[error("cannot create {path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
     #[error("cannot create the folder {path}: {source}")]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot open {place}: {source}")]
@@ -343,7 +345,7 @@ pub(crate) async fn open_pools(
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|source| DatabaseError::Folder { path: folder.to_owned(), source })?;
     }
-    make_private(path).map_err(|source| DatabaseError::Folder { path: path.to_owned(), source })?;
+    make_private(path).map_err(|source| DatabaseError::File { path: path.to_owned(), source })?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)

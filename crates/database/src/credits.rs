@@ -82,13 +82,21 @@ impl Database {
         kept.bind(payment).all(&self.store).await
     }
 
-    /// Forgets a refund that was booked, and those that were kept before a time.
+    /// Forgets a refund that was booked.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn drop_refunds(&self, id: &str, before_ms: i64) -> Result<(), DatabaseError> {
-        let booked = sql("DELETE FROM refunds_ahead WHERE id = $1 OR created_ms < $2");
-        booked.bind(id).bind(before_ms).execute(&self.store).await?;
+    pub async fn drop_refund(&self, id: &str) -> Result<(), DatabaseError> {
+        sql("DELETE FROM refunds_ahead WHERE id = $1").bind(id).execute(&self.store).await?;
+        Ok(())
+    }
+
+    /// Forgets refunds that were kept before a time: their payments were none of ours.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn sweep_refunds(&self, before_ms: i64) -> Result<(), DatabaseError> {
+        sql("DELETE FROM refunds_ahead WHERE created_ms < $1").bind(before_ms).execute(&self.store).await?;
         Ok(())
     }
 

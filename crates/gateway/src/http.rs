@@ -78,7 +78,7 @@ pub(crate) fn routes(live: Live) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .layer(middleware::from_fn_with_state(live.clone(), admit))
+        .layer(middleware::from_fn_with_state(live.clone(), permit_address))
         .layer(middleware::from_fn_with_state(live.clone(), close_when_stopping))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -99,15 +99,10 @@ async fn close_when_stopping(State(live): State<Live>, request: Request, next: N
 /// What says how the gateway is.
 const OPEN_PATHS: [&str; 3] = ["/health", "/ready", "/metrics"];
 
-/// Sheds load, and refuses a key that may not be used from where the request comes from, whatever it asks for. Who the key is, and what it
+/// Refuses a key that may not be used from where the request comes from, whatever it asks for. Who the key is, and what it
 /// may, is for the path to find out.
-async fn admit(State(live): State<Live>, request: Request, next: Next) -> Response {
+async fn permit_address(State(live): State<Live>, request: Request, next: Next) -> Response {
     let app = live.current();
-    if request.uri().path().ends_with("/chat/completions")
-        && let Err(overloaded) = chat::shed(&app)
-    {
-        return overloaded.into_response();
-    }
     let address = origin::address(request.extensions(), request.headers(), &app.config.server.trusted_proxies);
     let permitted = match auth::holder(&app, request.headers()).await {
         Ok(caller) => grants::permit_address(&caller, address),

@@ -1,7 +1,6 @@
 //! Credits: what tenants pay or are given in advance, refunds, and what expires.
 
 use crate::ledger::{Ledger, now_ms};
-use crate::rates::DAY_MS;
 use crate::terms::share_of;
 use catalog::NanoUsd;
 use database::{CreditRow, DatabaseError, RefundAhead, Transfer, Withdrawal, budget_id};
@@ -114,9 +113,6 @@ pub enum CreditsError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
-
-/// Refunds of payments that nobody tells of are kept for so long.
-const KEPT_MS: i64 = 90 * DAY_MS;
 
 impl Ledger {
     /// Books a top-up with what it costs by `terms`; false where it was booked before.
@@ -243,7 +239,7 @@ impl Ledger {
             let share = i128::from(refund.nano) * i128::from(lot.nano) / i128::from((lot.nano + lot.fee_nano).max(1));
             let credits = NanoUsd(i64::try_from(share).unwrap_or(i64::MAX));
             taken += self.refund(&terms, (&lot.tenant_id, payment), &refund.id, Some(credits)).await?;
-            self.database.drop_refunds(&refund.id, now_ms() - KEPT_MS).await?;
+            self.database.drop_refund(&refund.id).await?;
         }
         Ok(Some(taken))
     }

@@ -228,6 +228,7 @@ impl Ledger {
         let now = self.database.now_ms().await?;
         self.database.sweep_counts(now - 2 * DAY_MS).await?;
         self.database.sweep_erasures(now - ERASURES_TOLD_MS).await?;
+        self.database.sweep_refunds(now - 3 * MONTH_MS_MAX).await?;
         self.database.sweep_notices(now - 2 * MONTH_MS_MAX).await?;
         self.database.sweep_user_budgets(now - 2 * MONTH_MS_MAX).await?;
         let Some(before_ms) = records_before_ms else { return Ok(()) };

@@ -27,18 +27,20 @@ enum State {
 }
 
 impl Pace {
-    /// Begins to commit a batch, which took all that was there or is full.
-    pub(crate) fn commits(&self, is_full: bool) {
-        let before = self.full_batches.load(Ordering::Relaxed);
-        self.full_batches.store(if is_full { before.saturating_add(1) } else { 0 }, Ordering::Relaxed);
+    pub(crate) fn commits(&self) {
         *self.state() = State::Committing(Instant::now());
     }
 
-    pub(crate) fn has_committed(&self) {
+    /// A batch is done with. Only where it was full and more waits does the next one follow at once: else nobody would be let in
+    /// who could end this.
+    pub(crate) fn has_committed(&self, is_followed: bool) {
+        let before = self.full_batches.load(Ordering::Relaxed);
+        self.full_batches.store(if is_followed { before.saturating_add(1) } else { 0 }, Ordering::Relaxed);
         *self.state() = State::Idle;
     }
 
     pub(crate) fn is_away(&self) {
+        self.full_batches.store(0, Ordering::Relaxed);
         *self.state() = State::Away;
     }
 
@@ -69,20 +71,32 @@ mod tests {
     async fn a_commit_that_takes_long_is_waited_for() {
         let pace = Pace::default();
         assert!(pace.is_prompt());
-        pace.commits(false);
+        pace.commits();
         assert!(pace.is_prompt());
         tokio::time::sleep(PROMPT).await;
         assert!(!pace.is_prompt());
-        pace.has_committed();
+        pace.has_committed(false);
         assert!(pace.is_prompt());
         pace.is_away();
         assert!(!pace.is_prompt());
-        for _ in 0..BEHIND {
-            assert!(!pace.is_behind());
-            pace.commits(true);
-        }
-        assert!(pace.is_behind());
-        pace.commits(false);
-        assert!(!pace.is_behind(), "the queue is empty");
+    }
+
+    #[test]
+    fn what_is_behind_is_so_no_longer_than_something_waits() {
+        let behind = || {
+            let pace = Pace::default();
+            for _ in 0..BEHIND {
+                assert!(!pace.is_behind());
+                pace.has_committed(true);
+            }
+            assert!(pace.is_behind());
+            pace
+        };
+        let pace = behind();
+        pace.has_committed(false);
+        assert!(!pace.is_behind(), "nobody is left whose record could say so");
+        let pace = behind();
+        pace.is_away();
+        assert!(!pace.is_behind(), "an outage has a limit of its own");
     }
 }

@@ -249,9 +249,9 @@ impl Books {
             {
                 batch.add(record);
             }
-            let batch_len = batch.len();
+            let is_full = batch.len() >= BATCH_MAX;
             let Batch { mut pending, barriers } = batch;
-            self.pace.commits(batch_len >= BATCH_MAX);
+            self.pace.commits();
             let (id, begun) = (self.replica.id(), Instant::now());
             match self.commit(&id, &pending).await {
                 Ok(()) => {
@@ -264,11 +264,11 @@ impl Books {
                     tracing::error!(%error, "the ledger cannot be written; the journal takes over");
                     release(barriers); // readers see what is stored; they must not wait for what cannot be
                     self.outage(error, std::mem::take(&mut pending), &mut records).await;
-                    self.pace.has_committed();
+                    self.pace.has_committed(false);
                     continue;
                 }
             }
-            self.pace.has_committed();
+            self.pace.has_committed(is_full && !records.is_empty());
             release(barriers);
             if let Err(error) = self.set_aside.tidy(&self.database).await {
                 tracing::error!(%error, "what the ledger has could not be taken out of the file; it will not count twice");

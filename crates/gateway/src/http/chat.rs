@@ -43,20 +43,12 @@ pub(super) async fn complete(State(app): State<App>, headers: HeaderMap, body: B
     }
 }
 
-/// Refuses what would only wait, before anything is done for it.
-pub(super) fn shed(app: &App) -> Result<(), Error> {
-    let lag_max = Duration::from_millis(app.config.server.lag_max_ms);
-    let limit = match (app.ledger.is_behind(), app.pressure.lag() > lag_max) {
-        (true, _) => "books",
-        (false, true) => "pressure",
-        (false, false) => return Ok(()),
-    };
-    telemetry::shed(limit);
-    Err(Error::Overloaded)
-}
-
 async fn answer(app: &App, headers: &HeaderMap, body: Body, started: Instant) -> Result<Response, Error> {
     let server = &app.config.server;
+    if app.ledger.is_behind() {
+        telemetry::shed("books");
+        return Err(Error::Overloaded);
+    }
     let under_way =
         app.pressure.admit(server.requests_max, Duration::from_millis(server.lag_max_ms)).ok_or_else(|| {
             telemetry::shed("pressure");
